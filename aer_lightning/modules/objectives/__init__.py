@@ -1,0 +1,45 @@
+"""The mathematics of the policy update: pure functions and small validated dataclasses, no Lightning.
+
+A minimal use::
+
+    inputs = LossInputs(logprob=..., old_logprob=..., advantage=..., mask=..., num_tokens=..., num_sequences=..., max_tokens=...)
+    inputs, mismatch = ImportanceWeights().apply(inputs)
+    loss, metrics = ClipObjective()(inputs)
+    loss = loss - entropy_bonus(entropy, inputs.mask, coefficient, inputs.num_tokens)
+"""
+
+from aer_lightning.modules.objectives.aggregation import Aggregation, aggregate
+from aer_lightning.modules.objectives.clip import CISPOObjective, ClipObjective
+from aer_lightning.modules.objectives.covariance import ClipCovObjective, CovarianceObjective, CovarianceStatistics, KLCovObjective
+from aer_lightning.modules.objectives.importance import ImportanceWeights, mismatch_metrics
+from aer_lightning.modules.objectives.inputs import LossInputs, Objective
+from aer_lightning.modules.objectives.kl import KLEstimator, entropy_bonus, kl_penalty, kl_loss, kl_penalised_rewards
+from aer_lightning.modules.objectives.metrics import Metrics, finish_metrics, merge_metrics, reduces_by_max
+from aer_lightning.modules.objectives.randomness import counter_uniform
+from aer_lightning.modules.objectives.sequence import GSPOObjective
+
+__all__ = [
+    "Aggregation",
+    "CISPOObjective",
+    "ClipCovObjective",
+    "ClipObjective",
+    "CovarianceObjective",
+    "CovarianceStatistics",
+    "GSPOObjective",
+    "ImportanceWeights",
+    "KLCovObjective",
+    "KLEstimator",
+    "LossInputs",
+    "Metrics",
+    "Objective",
+    "aggregate",
+    "counter_uniform",
+    "entropy_bonus",
+    "finish_metrics",
+    "kl_penalty",
+    "kl_loss",
+    "kl_penalised_rewards",
+    "merge_metrics",
+    "mismatch_metrics",
+    "reduces_by_max",
+]

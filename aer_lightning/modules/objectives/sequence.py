@@ -1,0 +1,50 @@
+"""GSPO: one ratio for a whole response."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from aer_lightning.modules.objectives.aggregation import Aggregation, aggregate, check_aggregation
+from aer_lightning.modules.objectives.clip import check_clip, clip_metrics, clipped_token_loss, ratio_metrics
+from aer_lightning.modules.objectives.inputs import LossInputs
+from aer_lightning.modules.objectives.metrics import Metrics, masked_max_metric, masked_mean_metric
+
+
+@dataclass(frozen=True)
+class GSPOObjective:
+    """Clips a sequence ratio instead of token ratios, because the reward belongs to the whole response.
+
+    s_i = exp(mean_t log(pi / pi_old)), the geometric mean of the token ratios, and per response
+    -min(s A, clip(s, 1 - clip_low, 1 + clip_high) A). A clipped response loses the gradient of all its tokens at once. As
+    s_i stays much nearer to 1 than a token's ratio does, the clip range is some hundred times narrower than the plain one's.
+
+    Source: GSPO, arXiv 2507.18071 (objective and clip range).
+
+    Args:
+        clip_low: distance below 1 at which the sequence ratio is clipped, in (0, 1].
+        clip_high: distance above 1 at which the sequence ratio is clipped.
+        aggregation: denominator of the loss; the paper's is sequence_mean_token_mean, where a response counts once.
+    """
+
+    clip_low: float = 3e-4
+    clip_high: float = 4e-4
+    aggregation: Aggregation = "sequence_mean_token_mean"
+
+    def __post_init__(self) -> None:
+        check_clip(self.clip_low, self.clip_high)
+        check_aggregation(self.aggregation)
+
+    def __call__(self, inputs: LossInputs) -> tuple[Tensor, Metrics]:
+        """Return the loss and clip_fraction_low / _high (share of responses), sequence_ratio(_max), ratio, ratio_max, approx_kl."""
+        log_ratio = inputs.log_ratio()
+        lengths = inputs.mask.sum(-1)
+        sequence_ratio = (log_ratio.sum(-1) / lengths.clamp(min=1)).exp()
+        advantage = inputs.advantage.to(sequence_ratio.dtype)
+        loss = clipped_token_loss(sequence_ratio, advantage, self.clip_low, self.clip_high)
+        present = lengths > 0
+        metrics = ratio_metrics(log_ratio, inputs.mask) | clip_metrics(sequence_ratio, advantage, present, self.clip_low, self.clip_high)
+        metrics["sequence_ratio"] = masked_mean_metric(sequence_ratio, present)
+        metrics["sequence_ratio_max"] = masked_max_metric(sequence_ratio, present)
+        return aggregate(loss[:, None].expand_as(log_ratio), inputs, self.aggregation), metrics
