@@ -261,9 +261,7 @@ class AEntController:
 
     def __post_init__(self) -> None:
         if not 0 <= self.entropy_low < self.entropy_high < math.inf:
-            raise ConfigError(
-                f"entropy_low: the band must be from at least 0 nat up to a larger entropy_high = {self.entropy_high}, got {self.entropy_low}"
-            )
+            raise ConfigError(f"entropy_low: must be at least 0 nat and below entropy_high = {self.entropy_high}, got {self.entropy_low}")
         if not 0 < self.lr < math.inf:
             raise ConfigError(f"lr: the step of the coefficient must be above 0, got {self.lr}")
         _check_range(self.alpha_min, self.alpha_max, self.alpha_init, ("alpha_min", "alpha_max", "alpha_init"))

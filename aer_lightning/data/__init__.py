@@ -1,0 +1,1 @@
+"""Generation as data: prompts, engines, verifiers, rollouts."""

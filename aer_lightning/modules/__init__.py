@@ -1,0 +1,1 @@
+"""The policy module and the mathematics of its update."""

@@ -1,0 +1,68 @@
+"""What every coefficient of the entropy stack does: write it to the batch, move it once per rollout, show its state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from aer_lightning.callbacks.stack import EntropyCallback, read_batch
+from aer_lightning.data.rollout import RolloutBatch
+from aer_lightning.distributed import sum_over_ranks
+
+
+class CoefficientCallback(EntropyCallback):
+    """Writes ``applied()`` as lambda of every sequence; after a rollout's last micro-batch calls ``advance`` once.
+
+    Validation calls none of the hooks used here, so it moves nothing. Subclasses say what the coefficient is.
+    """
+
+    role = "coefficient"
+
+    def __init__(self) -> None:
+        self.alpha = 0.0
+        self.rollouts = 0
+        self._active = [0.0, 0.0]
+
+    def applied(self) -> float:
+        """The coefficient that acts in the current rollout."""
+        return self.alpha
+
+    def advance(self, batch: RolloutBatch) -> None:
+        """Move the coefficient at the end of a rollout, given the facts of the rollout. Nothing to do for a constant."""
+
+    def limits(self) -> tuple[float, float] | None:
+        """Smallest and largest alpha, None where it does not move."""
+        return None
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Write the coefficient; callbacks after this one may weight it."""
+        batch = read_batch(batch)
+        batch.entropy_coefficient = torch.full_like(batch.advantage, self.applied())
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Count tokens under regularisation; at the end of the rollout log the state and move alpha exactly once."""
+        tokens = batch.response_mask.sum(1)
+        self._active[0] += float((tokens * (batch.entropy_coefficient > 0)).sum())
+        self._active[1] += float(tokens.sum())
+        if not batch.last:
+            return
+        active, total = sum_over_ranks(self._active, pl_module.device)
+        self._active = [0.0, 0.0]
+        values = {"aer/alpha": self.alpha, "aer/applied": self.applied(), "aer/active_tokens": active / max(total, 1.0)}
+        if (bounds := self.limits()) is not None:
+            # -1 at the lower end, +1 at the upper end, 0 between: a controller that sits at an end does not control.
+            values["aer/at_limit"] = float(self.alpha >= bounds[1]) - float(self.alpha <= bounds[0])
+        pl_module.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
+        self.advance(batch)
+        self.rollouts += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Alpha, the number of rollouts, and the tokens counted in an unfinished one."""
+        return {"alpha": self.alpha, "rollouts": self.rollouts, "active": list(self._active)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the state back, bit for bit."""
+        self.alpha, self.rollouts = state_dict["alpha"], state_dict["rollouts"]
+        self._active = list(state_dict["active"])

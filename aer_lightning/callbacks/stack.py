@@ -1,0 +1,63 @@
+"""The entropy stack: an optional anchor, then one coefficient, then an optional weight. What makes no sense is refused at start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import lightning.pytorch as pl
+
+from aer_lightning.data.rollout import RolloutBatch
+from aer_lightning.errors import ConfigError
+
+Role = Literal["anchor", "coefficient", "weight"]
+
+
+class EntropyCallback(pl.Callback):
+    """A part of the entropy stack. Each writes to the batch what the next one and ``training_step`` read.
+
+    Attributes:
+        role: ``anchor`` writes ``target_entropy``; ``coefficient`` writes ``entropy_coefficient``; ``weight`` multiplies it.
+        needs_anchor: whether the coefficient follows a target that an anchor has to write.
+    """
+
+    role: ClassVar[Role]
+    needs_anchor: bool = False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a stack that makes no sense, before anything is loaded."""
+        if stage == "fit":
+            check_stack([c for c in trainer.callbacks if isinstance(c, EntropyCallback)])  # type: ignore[attr-defined]
+
+
+def check_stack(stack: Sequence[EntropyCallback]) -> None:
+    """Check which parts of the entropy stack there are, and their order.
+
+    Raises:
+        ConfigError: names the callback and what to do.
+    """
+    names = {role: [type(c).__name__ for c in stack if c.role == role] for role in ("anchor", "coefficient", "weight")}
+    for role, found in names.items():
+        if len(found) > 1:
+            raise ConfigError(f"trainer.callbacks: {' and '.join(found)} are both the {role} of the entropy stack; keep one")
+    if names["weight"] and not names["coefficient"]:
+        raise ConfigError(
+            f"trainer.callbacks: {names['weight'][0]} multiplies a coefficient and there is none; put GlobalCoefficient or FixedCoefficient "
+            "before it"
+        )
+    needy = [type(c).__name__ for c in stack if c.needs_anchor]
+    if needy and not names["anchor"]:
+        raise ConfigError(f"trainer.callbacks: {needy[0]} follows a target entropy and nothing sets one; put EntropyAnchor before it")
+    order = [("anchor", "coefficient", "weight").index(c.role) for c in stack]
+    if order != sorted(order):
+        listed = ", ".join(type(c).__name__ for c in stack)
+        raise ConfigError(
+            f"trainer.callbacks: {listed} are in the wrong order; use anchor, coefficient, weight, so that each reads what it needs"
+        )
+
+
+def read_batch(batch: Any) -> RolloutBatch:
+    """The batch, or an error that says which loader makes one."""
+    if not isinstance(batch, RolloutBatch):
+        raise TypeError(f"the entropy callbacks need a RolloutBatch (RolloutDataModule yields them), got {type(batch).__name__}")
+    return batch

@@ -1,0 +1,50 @@
+"""Figures of a rollout, reduced over all ranks as sums and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from aer_lightning.data.rewards.base import Outcome
+from aer_lightning.data.rollout import Sample
+from aer_lightning.distributed import sum_over_ranks
+
+
+def outcome_rates(samples: Sequence[Sample], device: torch.device | str) -> dict[str, float]:
+    """Share of each outcome over all ranks."""
+    counts = [float(sum(s.outcome == o.value for s in samples)) for o in Outcome]
+    *sums, total = sum_over_ranks([*counts, float(len(samples))], device)
+    return {o.value: n / max(total, 1.0) for o, n in zip(Outcome, sums, strict=True)}
+
+
+def group_figures(groups: Sequence[list[Sample]], device: torch.device | str) -> dict[str, float]:
+    """Means over completions and groups of all ranks: reward, length, truncation, mixed groups, difficulty."""
+    samples = [s for group in groups for s in group]
+    local = [
+        float(len(samples)),
+        float(len(groups)),
+        sum(s.reward for s in samples),
+        float(sum(len(s.token_ids) for s in samples)),
+        float(sum(s.truncated for s in samples)),
+        float(sum(0 < group[0].group_accuracy < 1 for group in groups)),
+        float(sum(group[0].group_accuracy == 0 for group in groups)),
+    ]
+    n, g, reward, tokens, truncated, mixed, all_wrong = sum_over_ranks(local, device)
+    return {
+        "reward": reward / n,
+        "response_length": tokens / n,
+        "truncated": truncated / n,
+        "mixed_groups": mixed / g,
+        "all_wrong_groups": all_wrong / g,
+    }
+
+
+def mean_entropy(samples: Sequence[Sample], device: torch.device | str) -> tuple[float, int]:
+    """H_k and its token count: sums and counts over all ranks, never means of means; fp64, so that ranks agree."""
+    local = [
+        float(sum(float(s.entropy.double().sum()) for s in samples if s.entropy is not None)),
+        float(sum(len(s.token_ids) for s in samples)),
+    ]
+    total, count = sum_over_ranks(local, device)
+    return total / max(count, 1.0), int(count)

@@ -1,0 +1,322 @@
+"""The policy: one micro-batch in, one loss out; Lightning accumulates, clips, steps, schedules and saves.
+
+Reads as the algorithm: score the completions, the objective's policy loss, minus lambda(q) times entropy, plus beta times the
+KL to the reference. What it leaves to others: where completions and advantages come from (data), and who decides lambda (callbacks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from aer_lightning.assets import resolve_model
+from aer_lightning.data.evaluation import EvaluationBatch
+from aer_lightning.data.rollout import RolloutBatch, RolloutInfo
+from aer_lightning.distributed import gather_objects, sum_over_ranks
+from aer_lightning.errors import ConfigError, NonFiniteLossError
+from aer_lightning.metrics.table import EvaluationTable
+from aer_lightning.modules.network import DTYPES, PolicyNetwork, check_model_folder, load_causal_lm
+from aer_lightning.modules.objectives import (
+    ClipObjective,
+    CovarianceStatistics,
+    ImportanceWeights,
+    LossInputs,
+    Metrics,
+    Objective,
+    entropy_bonus,
+    finish_metrics,
+    kl_loss,
+    merge_metrics,
+)
+from aer_lightning.modules.sharding import full_state, is_fsdp1, shard_fsdp2
+
+
+class PolicyModule(pl.LightningModule):
+    """A causal LM trained by policy gradient on verifiable rewards.
+
+    Args:
+        pretrained: local Hugging Face folder, hub name, or ``countdown-tiny`` for the model that comes with the package.
+        objective: the policy loss; ``ClipObjective`` (symmetric clip 0.2, token mean) if left out.
+        importance: correction for the difference between the engine's and the trainer's probabilities; null for none.
+        kl_weight: beta, weight of the KL divergence to the reference; 0 leaves the reference unloaded.
+        kl_estimator: k1, k2 or k3.
+        kl_in: ``loss`` adds beta KL to the loss, ``reward`` subtracts beta times the sequence's summed k1 from its reward.
+        reference: folder or name of the reference; ``pretrained`` if left out.
+        optimizer: builds the optimizer from the parameters.
+        lr_scheduler: builds a scheduler, stepped once per optimizer step.
+        dtype: dtype of the trained weights; keep float32 and let ``trainer.precision: bf16-mixed`` choose that of the products.
+        attn_implementation: passed on to transformers, such as ``sdpa`` or ``flash_attention_2``.
+        trust_remote_code: run code that comes with the model.
+        gradient_checkpointing: recompute each block in the backward pass.
+        kernel_backend: ``auto``, ``triton``, ``chunked`` or ``reference``.
+        workspace_mb: bound on the kernels' extra memory, MiB.
+
+    Raises:
+        ConfigError: an option is out of range.
+        DataError: ``pretrained`` is not a model folder.
+    """
+
+    def __init__(
+        self,
+        pretrained: str = "countdown-tiny",
+        objective: Objective | None = None,
+        importance: ImportanceWeights | None = ImportanceWeights(),  # noqa: B008 (frozen)
+        kl_weight: float = 0.0,
+        kl_estimator: Literal["k1", "k2", "k3"] = "k3",
+        kl_in: Literal["loss", "reward"] = "loss",
+        reference: str | None = None,
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=5e-5, weight_decay=0.0),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+        gradient_checkpointing: bool = False,
+        kernel_backend: Literal["auto", "triton", "chunked", "reference"] = "auto",
+        workspace_mb: int = 256,
+    ) -> None:
+        super().__init__()
+        if kl_weight < 0:
+            raise ConfigError(f"model.init_args.kl_weight: {kl_weight} is negative; give 0 (no reference) or a positive weight")
+        if workspace_mb < 1:
+            raise ConfigError(f"model.init_args.workspace_mb: {workspace_mb} MiB is too small; give at least 1")
+        self.pretrained = str(resolve_model(pretrained))
+        self.reference = str(resolve_model(reference)) if reference else self.pretrained
+        check_model_folder(self.pretrained)
+        check_model_folder(self.reference, "model.init_args.reference")
+        self.objective: Objective = objective if objective is not None else ClipObjective()
+        self.importance = importance
+        self.kl_weight, self.kl_estimator, self.kl_in = kl_weight, kl_estimator, kl_in
+        self.make_optimizer, self.make_scheduler = optimizer, lr_scheduler
+        self.dtype_name, self.attn_implementation, self.trust_remote_code = dtype, attn_implementation, trust_remote_code
+        self.gradient_checkpointing = gradient_checkpointing
+        self.kernel_backend, self.workspace_mb = kernel_backend, workspace_mb
+        self.weight_version = 0
+        self.policy: PolicyNetwork | None = None
+        self.evaluation: EvaluationTable | None = None
+        # In a list, so that the reference is neither a parameter nor part of any checkpoint or sharding.
+        self._reference: list[PolicyNetwork] = []
+        self._metrics: Metrics = {}
+        self._finished_rollout: RolloutInfo | None = None
+        self._non_finite: list[tuple[int, list[str]]] = []
+
+    # -- set-up ---------------------------------------------------------------------------------------------------------------
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether anything asks for the reference's log-probabilities."""
+        return self.kl_weight != 0
+
+    def configure_model(self) -> None:
+        """Load the policy (and the reference if it is needed) and shard both where the strategy asks for it."""
+        if self.policy is not None:
+            return
+        self.policy = self._load(self.pretrained)
+        if self.gradient_checkpointing:
+            self.policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.policy.train()
+        if self.needs_reference and self._trainer is not None and self.trainer.training:
+            self._reference.append(self._load(self.reference).requires_grad_(False).eval())
+        mesh = getattr(self, "_device_mesh", None)
+        if mesh is not None:
+            param_dtype = DTYPES["bfloat16"] if "bf16" in str(self.trainer.precision) else None
+            for network in [self.policy, *self._reference]:
+                shard_fsdp2(network.to(self.device), mesh["data_parallel"], param_dtype=param_dtype)
+
+    def _load(self, name: str) -> PolicyNetwork:
+        model = load_causal_lm(
+            name, dtype=self.dtype_name, trust_remote_code=self.trust_remote_code, attn_implementation=self.attn_implementation
+        )
+        return PolicyNetwork(model, backend=self.kernel_backend, workspace_mb=self.workspace_mb)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, and the scheduler if one is configured, stepped once per optimizer step."""
+        optimizer = self.make_optimizer(self.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        """Bring the reference to the policy's device; nothing else moves it."""
+        for network in self._reference:
+            network.to(self.device)
+
+    # -- scoring, for the data ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def score(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy of response tokens under the current policy, [B, L] fp32 each, without gradient."""
+        assert self.policy is not None, "the policy is loaded by configure_model"
+        with self._evaluating(self.policy):
+            args = (t.to(self.device) for t in (input_ids, attention_mask, response_mask))
+            wrapper = getattr(self.trainer.strategy, "model", None)
+            if is_fsdp1(wrapper):
+                # FSDP1 gathers weights in its root's forward, so the call has to pass through the strategy's wrapper.
+                return self.trainer.strategy._forward_redirection(wrapper, self, "_score_inner", *args, temperature)
+            return self.policy(*args, temperature)
+
+    def _score_inner(self, *args: Any) -> tuple[Tensor, Tensor]:
+        assert self.policy is not None
+        return self.policy(*args)
+
+    @torch.no_grad()
+    def score_reference(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, temperature: float) -> Tensor:
+        """Log-probability of response tokens under the reference, [B, L] fp32."""
+        (network,) = self._reference
+        with self._evaluating(network):
+            return network(*(t.to(self.device) for t in (input_ids, attention_mask, response_mask)), temperature)[0]
+
+    @contextmanager
+    def _evaluating(self, network: PolicyNetwork) -> Iterator[None]:
+        """The precision of a training step, and gradient checkpointing out of the way."""
+        training = network.training
+        network.eval()
+        try:
+            with self.trainer.precision_plugin.forward_context():
+                yield
+        finally:
+            network.train(training)
+
+    def full_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, full tensor) of the Hugging Face model; collective under sharding."""
+        assert self.policy is not None, "the policy is loaded by configure_model"
+        return full_state(self.policy, getattr(self.trainer.strategy, "model", None) if self._trainer is not None else None)
+
+    # -- training ---------------------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: RolloutBatch, batch_idx: int) -> Tensor:
+        """Loss of one micro-batch: policy loss - (1 / N_tok) sum lambda(q) H + beta KL, all over the optimizer step's global counts.
+
+        The value returned is scaled so that Lightning's mean over accumulated micro-batches and the strategy's mean over ranks give
+        the plain sum: neither changes the gradient.
+        """
+        assert self.policy is not None
+        logprob, entropy = self.policy(batch.input_ids, batch.attention_mask, batch.response_mask, batch.info.temperature)
+        inputs = self._loss_inputs(batch, logprob)
+        metrics: Metrics = {}
+        if self.importance is not None:
+            inputs, metrics = self.importance.apply(inputs)
+        loss, objective_metrics = self.objective(inputs)
+        bonus = entropy_bonus(entropy, batch.response_mask, batch.entropy_coefficient, batch.num_tokens)
+        total = loss - bonus
+        metrics |= objective_metrics
+        if self.kl_weight and self.kl_in == "loss":
+            kl, kl_metrics = kl_loss(inputs, self.kl_estimator, getattr(self.objective, "aggregation", "token_mean"))
+            total = total + self.kl_weight * kl
+            metrics |= kl_metrics
+        if not torch.isfinite(total.detach()):
+            self._non_finite.append((batch.info.index, batch.prompt_ids))
+        # Summed over the micro-batches and ranks of the rollout these counts give the number of optimizer steps.
+        share = torch.tensor(1.0 / (self.trainer.accumulate_grad_batches * self.trainer.world_size))
+        parts = {"loss": total, "policy_loss": loss, "entropy_bonus": bonus}
+        metrics |= {name: (part.detach(), share) for name, part in parts.items()}
+        self._metrics = merge_metrics(self._metrics, {name: (s.cpu(), n.cpu()) for name, (s, n) in metrics.items()})
+        self._finished_rollout = batch.info if batch.last else None
+        return total * self.trainer.accumulate_grad_batches * self.trainer.world_size
+
+    def _loss_inputs(self, batch: RolloutBatch, logprob: Tensor) -> LossInputs:
+        return LossInputs(
+            logprob=logprob,
+            old_logprob=batch.old_logprob,
+            advantage=batch.advantage,
+            mask=batch.loss_mask,
+            behaviour_logprob=batch.behaviour_logprob,
+            reference_logprob=batch.reference_logprob,
+            num_tokens=batch.num_loss_tokens,
+            num_sequences=batch.num_sequences,
+            max_tokens=batch.max_tokens,
+            seed=batch.info.index,
+            sequence_index=batch.sequence_index,
+            covariance=CovarianceStatistics(**batch.covariance) if batch.covariance else None,
+        )
+
+    def _log_rollout(self, info: RolloutInfo) -> None:
+        """Log the means over the rollout's micro-batches and ranks, and what the data measured of it."""
+        merged = self._metrics
+        if self.trainer.world_size > 1:
+            merged = merge_metrics(*gather_objects(self._metrics))
+        self._metrics = {}
+        values = {f"train/{name}": value for name, value in finish_metrics(merged).items()}
+        values |= {f"rollout/{name}": value for name, value in info.stats.items()}
+        values |= {"rollout/index": float(info.index), "rollout/entropy": info.entropy}
+        self.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Stop before a non-finite update, on every rank at once, and log the gradient norm."""
+        norm = self._gradient_norm()
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None  # fp16 scaling skips such steps by itself
+        bad = bool(self._non_finite) or not (scaled or norm < float("inf"))
+        if sum_over_ranks([float(bad)], self.device)[0]:
+            found = sorted({(index, name) for rank in gather_objects(self._non_finite) for index, names in rank for name in names})
+            where = f"rollout {found[0][0]}, prompts {', '.join(dict.fromkeys(n for _, n in found))}" if found else "no single micro-batch"
+            raise NonFiniteLossError(
+                f"the loss or its gradient is not finite ({where}); the weights were not touched. Lower the learning rate, set "
+                "trainer.gradient_clip_val, or use trainer.precision bf16-mixed instead of 16-mixed; resume from the last checkpoint"
+            )
+        one = torch.tensor(1.0 / self.trainer.world_size)
+        self._metrics = merge_metrics(self._metrics, {"grad_norm": (norm * one, one)})
+        if self._finished_rollout is not None:
+            self._log_rollout(self._finished_rollout)
+
+    def _gradient_norm(self) -> float:
+        """2-norm of the gradient before clipping, over all ranks' shards."""
+        grads = [p.grad for p in self.parameters() if p.grad is not None]
+        if not grads:
+            return 0.0
+        if is_fsdp1(getattr(self.trainer.strategy, "model", None)):
+            local = float(torch.nn.utils.get_total_norm(grads)) ** 2
+            return sum_over_ranks([local], self.device)[0] ** 0.5
+        norm = torch.nn.utils.get_total_norm(grads)
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip as Lightning does; under FSDP1 the norm is a matter of the wrapper, which knows all shards."""
+        wrapper = getattr(self.trainer.strategy, "model", None)
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm") and is_fsdp1(wrapper):
+            wrapper.clip_grad_norm_(gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val=gradient_clip_val, gradient_clip_algorithm=gradient_clip_algorithm)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and count the new version of the weights."""
+        super().optimizer_step(*args, **kwargs)
+        self.weight_version += 1
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the version count, so that a resumed run numbers its weights as an uninterrupted one does."""
+        checkpoint["weight_version"] = self.weight_version
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the version count back."""
+        self.weight_version = checkpoint.get("weight_version", 0)
+
+    # -- evaluation ---------------------------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Fresh counts for every evaluation."""
+        self.evaluation = EvaluationTable(self.trainer.datamodule.evaluation_plan(), self.device)
+
+    def validation_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Count what the data generated and graded."""
+        assert self.evaluation is not None
+        self.evaluation.update(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log pass@k and its companions, overall and by label."""
+        assert self.evaluation is not None
+        self.log_dict(self.evaluation.compute(), batch_size=1)
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    def predict_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
+        """The graded completions of a batch, one plain row each."""
+        return batch.rows

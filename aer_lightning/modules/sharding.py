@@ -1,0 +1,58 @@
+"""What is wrapped under FSDP and FSDP2, and how full weights come back out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The transformer blocks of a Hugging Face model: the units of sharding and of activation checkpointing."""
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    return [m for m in model.modules() if type(m).__name__ in names]
+
+
+def shard_fsdp2(network: nn.Module, mesh: Any, *, param_dtype: torch.dtype | None = None) -> None:
+    """Shard each decoder layer and then the rest (embedding, norm, head) over ``mesh``, in place.
+
+    Args:
+        network: a ``PolicyNetwork``; its ``forward`` gathers embedding and head together.
+        mesh: the data-parallel device mesh.
+        param_dtype: dtype of gathered parameters and of the matrix products; gradients are reduced in fp32. None keeps the
+            parameters' own dtype.
+    """
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=torch.float32) if param_dtype else MixedPrecisionPolicy()
+    for layer in decoder_layers(network):
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(network, mesh=mesh, mp_policy=policy)
+
+
+def is_fsdp1(module: nn.Module | None) -> bool:
+    """Whether ``module`` is wrapped by the first-generation FSDP."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    return isinstance(module, FullyShardedDataParallel)
+
+
+def full_state(network: nn.Module, wrapper: nn.Module | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Yield (name, full tensor) of the Hugging Face model, one at a time, so that only one gathered weight is alive.
+
+    Collective: every rank has to run it to the end.
+
+    Args:
+        network: a ``PolicyNetwork``, plain or sharded by ``fully_shard``.
+        wrapper: the strategy's root module where that is FSDP1; its weights are gathered in one go.
+    """
+    if is_fsdp1(wrapper):
+        from torch.distributed.fsdp import FullyShardedDataParallel
+
+        with FullyShardedDataParallel.summon_full_params(wrapper, writeback=False):
+            yield from ((name, tensor.detach()) for name, tensor in network.model.state_dict().items())
+        return
+    for name, tensor in network.model.state_dict().items():
+        yield name, tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor.detach()
