@@ -13,7 +13,7 @@ from aer_lightning.modules.objectives.clip import CISPOObjective, ClipObjective
 from aer_lightning.modules.objectives.covariance import ClipCovObjective, CovarianceObjective, CovarianceStatistics, KLCovObjective
 from aer_lightning.modules.objectives.importance import ImportanceWeights, mismatch_metrics
 from aer_lightning.modules.objectives.inputs import LossInputs, Objective
-from aer_lightning.modules.objectives.kl import KLEstimator, entropy_bonus, kl_penalty, kl_loss, kl_penalised_rewards
+from aer_lightning.modules.objectives.kl import KLEstimator, entropy_bonus, kl_loss, kl_penalised_rewards, kl_penalty
 from aer_lightning.modules.objectives.metrics import Metrics, finish_metrics, merge_metrics, reduces_by_max
 from aer_lightning.modules.objectives.randomness import counter_uniform
 from aer_lightning.modules.objectives.sequence import GSPOObjective
@@ -36,9 +36,9 @@ __all__ = [
     "counter_uniform",
     "entropy_bonus",
     "finish_metrics",
-    "kl_penalty",
     "kl_loss",
     "kl_penalised_rewards",
+    "kl_penalty",
     "merge_metrics",
     "mismatch_metrics",
     "reduces_by_max",
