@@ -5,6 +5,8 @@ Plain torch with a hand-written backward pass (two passes over the logits instea
 
 from __future__ import annotations
 
+import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -25,6 +27,9 @@ def is_small(rows: int, vocabulary: int, device: torch.device) -> bool:
 
 def logits_token_stats(logits: Tensor, targets: Tensor, temperature: Tensor | float, kept: Tensor | None) -> tuple[Tensor, Tensor]:
     """As `aer_lightning.kernels.logits_token_stats`; `kept` is the mask of the rows that are not ignored, None if none is."""
+    if logits.shape[0] == 0:
+        return logits.sum(1, dtype=accumulation_dtype(logits.dtype)), logits.sum(1, dtype=accumulation_dtype(logits.dtype))
+    targets = targets.long()
     if kept is None:
         return _Statistics.apply(logits, targets, temperature)
     index = kept.nonzero().squeeze(1)
@@ -39,7 +44,8 @@ def linear_token_stats(
 ) -> tuple[Tensor, Tensor]:
     """As `aer_lightning.kernels.linear_token_stats`; `kept` as above."""
     dtype = accumulation_dtype(torch.promote_types(hidden.dtype, weight.dtype))
-    with torch.autocast("cpu", enabled=False):
+    disabled = torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext()
+    with disabled:
         logits = linear(hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
     return logits_token_stats(logits, targets, temperature, kept)
 
@@ -48,24 +54,24 @@ class _Statistics(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
         dtype = accumulation_dtype(logits.dtype)
-        inverse: Tensor | float = 1.0
-        if isinstance(temperature, Tensor):
-            inverse = temperature.to(dtype).reciprocal().unsqueeze(1)
-        elif temperature != 1.0:
-            inverse = 1.0 / temperature
-        scaled = logits.to(dtype)
-        if isinstance(inverse, Tensor) or inverse != 1.0:
-            # The maximum is subtracted first, so that an offset common to the row cancels before it is rounded again.
-            scaled = (scaled - scaled.amax(1, keepdim=True)).mul_(inverse) if logits.numel() else scaled
-        log_probability = torch.log_softmax(scaled, 1)
-        logprob = log_probability.gather(1, targets.long().unsqueeze(1)).squeeze(1)
-        probability = log_probability.exp()
-        product = probability * log_probability
-        entropy = product.sum(1).neg_()
-        if bool(entropy.isnan().any()):  # 0 * -inf, unless the row was NaN already
-            log_probability = log_probability.clamp(min=LOWEST_EXPONENT)
-            entropy = (probability * log_probability).sum(1).neg_()
-        ctx.save_for_backward(log_probability, probability, entropy, targets, inverse if isinstance(inverse, Tensor) else None)
+        inverse: Tensor | float = 1.0 / temperature if not isinstance(temperature, Tensor) else temperature.to(dtype).reciprocal()
+        distance = logits.to(dtype)
+        distance = distance - distance.amax(1, keepdim=True)
+        if isinstance(inverse, Tensor):
+            distance *= inverse.unsqueeze(1)
+        elif inverse != 1.0:
+            distance *= inverse
+        exponential = distance.exp()
+        total = exponential.sum(1)
+        log_sum = total.log()
+        logprob = distance.gather(1, targets.unsqueeze(1)).squeeze(1).sub_(log_sum)
+        weighted = (distance * exponential).sum(1)
+        ctx.poisoned = not math.isfinite(weighted.sum().item())
+        if ctx.poisoned:  # 0 * -inf, unless the row was NaN already
+            distance = distance.clamp(min=LOWEST_EXPONENT)
+            weighted = (distance * exponential).sum(1)
+        entropy = torch.addcdiv(log_sum, weighted, total, value=-1.0)
+        ctx.save_for_backward(distance, exponential, total, log_sum, entropy, targets, inverse if isinstance(inverse, Tensor) else None)
         ctx.inverse, ctx.dtype = inverse, logits.dtype
         ctx.set_materialize_grads(False)
         return logprob, entropy
@@ -73,18 +79,19 @@ class _Statistics(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logprob: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, None, None]:  # type: ignore[override]
-        log_probability, probability, entropy, targets, row_inverse = ctx.saved_tensors
-        inverse = ctx.inverse if row_inverse is None else row_inverse.squeeze(1)
-        constant = torch.zeros_like(entropy) if grad_logprob is None else grad_logprob * inverse
-        at_target = constant.unsqueeze(1)
-        if grad_entropy is None:
-            gradient = probability * -at_target
-            without = constant == 0
-        else:
+        distance, exponential, total, log_sum, entropy, targets, row_inverse = ctx.saved_tensors
+        inverse = ctx.inverse if row_inverse is None else row_inverse
+        at_target = torch.zeros_like(entropy) if grad_logprob is None else grad_logprob * inverse
+        # p = e^distance / s: the gradient is (slope * distance + constant) * e^distance / s, and g_lp / T more at the target.
+        if grad_entropy is not None:
             slope = grad_entropy * -inverse
-            without = (constant == 0) & (slope == 0)
-            gradient = torch.addcmul((slope * entropy - constant).unsqueeze(1), log_probability, slope.unsqueeze(1)).mul_(probability)
-        gradient.scatter_add_(1, targets.long().unsqueeze(1), at_target)
-        if bool(without.any()):
-            gradient.masked_fill_(without.unsqueeze(1), 0.0)  # exactly, also where a logit is NaN
+            constant = torch.addcmul(-at_target, slope, entropy - log_sum)
+            gradient = distance * (slope / total).unsqueeze(1)
+            gradient.add_((constant / total).unsqueeze(1)).mul_(exponential)
+        else:
+            gradient = exponential * (at_target / -total).unsqueeze(1)
+        gradient.scatter_add_(1, targets.unsqueeze(1), at_target.unsqueeze(1))
+        if ctx.poisoned:  # rows without upstream gradient are exactly 0, also where a logit is NaN
+            without = at_target == 0 if grad_entropy is None else (at_target == 0) & (grad_entropy == 0)
+            gradient.masked_fill_(without.unsqueeze(1), 0.0)
         return gradient.to(ctx.dtype), None, None

@@ -343,7 +343,7 @@ def kept_rows(targets: Tensor, ignore_index: int | None, vocabulary: int) -> tup
         return None if ignore_index is None else targets != ignore_index, None
     if targets.numel() == 0:
         return None, None
-    lowest, highest = torch.stack(torch.aminmax(targets)).tolist()
+    lowest, highest = torch.stack(torch.aminmax(targets)).tolist()  # one wait for the device, not two
     in_range = lowest >= 0 and highest < vocabulary
     if in_range and (ignore_index is None or ignore_index < lowest or ignore_index > highest):
         return None, None
