@@ -1,0 +1,128 @@
+"""The LightningCLI of this package: a run folder, its loggers, and the reporting callbacks as configurable keys."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import set_parsing_settings
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from aer_lightning.callbacks.curves import Curves
+from aer_lightning.callbacks.evaluation_log import EvaluationLog
+from aer_lightning.callbacks.export import HFExport
+from aer_lightning.callbacks.initial_validation import InitialValidation
+from aer_lightning.callbacks.progress import RolloutProgressBar
+from aer_lightning.callbacks.random_state import RandomState
+from aer_lightning.callbacks.samples import SampleLog
+from aer_lightning.callbacks.summary import Summary
+from aer_lightning.data.datamodule import RolloutDataModule
+from aer_lightning.errors import ConfigError
+from aer_lightning.modules.policy import PolicyModule
+
+REPORTING = {
+    "random_state": RandomState,
+    "progress": RolloutProgressBar,
+    "initial_validation": InitialValidation,
+    "samples": SampleLog,
+    "evaluation_log": EvaluationLog,
+    "curves": Curves,
+    "export": HFExport,
+    "summary": Summary,
+}
+TRAINER_DEFAULTS = {
+    "num_sanity_val_steps": 0,  # the initial validation is a whole one, and logged
+    "log_every_n_steps": 1,
+    "use_distributed_sampler": False,  # the loaders know their rank
+}
+RUN_DIR_VARIABLE = "AER_LIGHTNING_RUN_DIR"
+
+
+class AERCommandLine(LightningCLI):
+    """LightningCLI with ``--name`` and ``--run_dir``: every run gets its own folder, with all its files in it."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run folder's options and one key per reporting callback."""
+        parser.add_argument("--name", type=str, default="run", help="Name of the run; its folder is runs/<name>/<time>.")
+        parser.add_argument("--run_dir", type=str | None, default=None, help="Folder of the run, which must not exist yet.")
+        for key, callback in REPORTING.items():
+            parser.add_lightning_class_args(callback, key)
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults({"checkpoint.save_last": "link", "checkpoint.auto_insert_metric_name": False})
+
+    def _parse_ckpt_path(self) -> None:
+        """Refuse a checkpoint that is not there; this package keeps no hyper-parameters in checkpoints."""
+        path = self._get(self.config, "ckpt_path") if self.subcommand_name else None
+        if path and path not in ("best", "last", "hpc", "registry") and "://" not in path and not Path(path).exists():
+            raise ConfigError(f"ckpt_path: no file {path}; give a .ckpt file from a run's checkpoints folder")
+
+    @property
+    def subcommand_name(self) -> str | None:
+        """The subcommand, also before LightningCLI has set its attribute."""
+        return self.config.get("subcommand")
+
+    def _get(self, config: Any, key: str, default: Any = None) -> Any:
+        return config.get(str(self.subcommand_name), config).get(key, default)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Build the trainer with the run folder as its root and the default loggers writing into it."""
+        config = self._get(self.config_init, "trainer")
+        root = config["default_root_dir"] or str(run_dir(self._get(self.config, "run_dir"), self._get(self.config, "name")))
+        kwargs["default_root_dir"] = root
+        if config["logger"] in (None, True):
+            kwargs["logger"] = [CSVLogger(root, name="", version=""), TensorBoardLogger(root, name="", version="")]
+        return super().instantiate_trainer(**kwargs)
+
+
+def run_dir(chosen: str | None, name: str) -> Path:
+    """The folder of this run; processes launched for further ranks take rank zero's.
+
+    Raises:
+        ConfigError: the chosen folder exists and is not empty, or is a file.
+    """
+    if rank_zero_only.rank != 0 and RUN_DIR_VARIABLE in os.environ:
+        return Path(os.environ[RUN_DIR_VARIABLE])
+    if chosen is not None:
+        path = Path(chosen)
+        if rank_zero_only.rank == 0 and path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ConfigError(f"run_dir: {chosen} exists and is not empty; choose another folder, nothing was written")
+    else:
+        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        path = Path("runs") / name / stamp
+        n = 1
+        while path.exists():
+            path, n = Path("runs") / name / f"{stamp}_{n}", n + 1
+    os.environ[RUN_DIR_VARIABLE] = str(path.absolute())
+    return path
+
+
+def main(argv: list[str]) -> int:
+    """Run ``fit``, ``validate``, ``test`` or ``predict``.
+
+    Raises:
+        ConfigError: Lightning refused a combination of options.
+    """
+    os.environ.pop(RUN_DIR_VARIABLE, None) if rank_zero_only.rank == 0 else None
+    # So that ${model.init_args.pretrained} in a file follows an override on the command line.
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    try:
+        AERCommandLine(
+            PolicyModule,
+            RolloutDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            trainer_defaults=TRAINER_DEFAULTS,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={"parser_mode": "omegaconf+"},
+            args=argv,
+        )
+    except MisconfigurationException as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    return 0
