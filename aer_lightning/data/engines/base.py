@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from aer_lightning.errors import ConfigError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -96,3 +98,20 @@ class Engine(Protocol):
     def close(self) -> None:
         """Release everything. Idempotent."""
         ...
+
+
+def check_request_lengths(requests: Sequence[GenerationRequest], sampling: SamplingParams, max_model_len: int) -> None:
+    """Refuse what an engine could only truncate.
+
+    Raises:
+        ConfigError: a prompt is empty, or prompt plus ``max_new_tokens`` exceed ``max_model_len``.
+    """
+    for request in requests:
+        length = len(request.prompt_ids)
+        if not length:
+            raise ConfigError("a prompt has no tokens; check the prompt template and the tokenizer")
+        if length + sampling.max_new_tokens > max_model_len:
+            raise ConfigError(
+                f"a prompt of {length} tokens and max_new_tokens {sampling.max_new_tokens} exceed max_model_len {max_model_len}; "
+                "shorten the prompts or max_new_tokens, or raise max_model_len"
+            )
