@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from aer_lightning.errors import DataError
+from aer_lightning.kernels.linear import Factors
 from aer_lightning.kernels.partials import RowStatistics, accumulation_dtype
 
 Pair = tuple[Tensor, Tensor]
@@ -90,9 +91,8 @@ def logits_gradient_(
     """Write the gradient of the logits into `gradient`, which may be the logits; rows without upstream gradients become exactly 0."""
     with _plain_dispatch(logits):
         inverse = _inverse_temperature(row_temperature, temperature, None, maximum.dtype)
-        backend_module(backend).logits_backward(
-            gradient, logits, targets - vocab_start, inverse, maximum, log_sum, entropy, grad_logprob, grad_entropy
-        )
+        factors = Factors(inverse, maximum, log_sum, entropy, grad_logprob, grad_entropy)
+        backend_module(backend).logits_backward(gradient, logits, targets - vocab_start, factors)
 
 
 @logits_gradient_.register_fake
@@ -221,26 +221,23 @@ def linear_gradients(
         if cache.numel():  # whose rows are those that the forward pass kept
             active = torch.ones_like(active) if ignore_index is None else targets != ignore_index
         index = _selected(active)
-        row_values: list[Tensor | None] = [grad_logprob, grad_entropy, targets - vocab_start, maximum, log_sum, entropy]
+        inverse = _inverse_temperature(row_temperature, temperature, index, maximum.dtype)
+        saved = (maximum, log_sum, entropy, grad_logprob, grad_entropy)
+        selected, local_targets = hidden, targets - vocab_start
         if index is not None:
-            row_values = [None if value is None else value[index] for value in row_values]
-        selected = hidden if index is None else hidden[index]
+            saved = tuple(None if value is None else value[index] for value in saved)  # type: ignore[assignment]
+            selected, local_targets = hidden[index], local_targets[index]
         count = selected.shape[0]
         if count == 0:
             zero_hidden = torch.zeros_like(hidden) if needs[0] else empty
-            zero_weight = torch.zeros_like(weight) if needs[1] else empty
+            zero_weight = torch.zeros_like(weight) if needs[1] else hidden.new_empty(0)
             return zero_hidden, zero_weight, torch.zeros_like(bias) if needs[2] and bias is not None else hidden.new_empty(0)
-        inverse = _inverse_temperature(row_temperature, temperature, index, maximum.dtype)
-        upstream_logprob, upstream_entropy, local_targets, *saved = row_values
         grad_hidden, grad_weight, grad_bias = backend_module(backend).linear_backward(
             selected,
             weight,
             bias,
             local_targets,
-            inverse,
-            *saved,
-            upstream_logprob,
-            upstream_entropy,
+            Factors(inverse, *saved),
             cache[:count],
             cache_maximum[:count],
             workspace,
