@@ -139,3 +139,10 @@ def test_truncated_responses_leave_the_loss_whole():
     mask = torch.tensor([[True, True, False], [True, True, True], [True, False, False]])
     assert mask_truncated(mask, torch.tensor([False, True, False])).tolist() == [[True, True, False], [False] * 3, [True, False, False]]
     assert math.isclose(mask.sum().item(), 6)
+
+
+def test_fp32_rewards_are_normalised_in_fp64():
+    rewards = torch.tensor([[1000.1, 1000.2, 1000.4, 1000.3], [0.0, 1.0, 1.0, 0.0]])
+    for estimator in ("grpo", "rloo", "reinforce_pp"):
+        expected = torch.tensor(loop_advantages(rewards.double().tolist(), estimator))
+        torch.testing.assert_close(compute_advantages(rewards, estimator, EPS), expected, atol=1e-6, rtol=1e-6)
