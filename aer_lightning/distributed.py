@@ -16,6 +16,11 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def rank() -> int:
+    """This process's rank, 0 without a process group."""
+    return dist.get_rank() if is_distributed() else 0
+
+
 def sum_over_ranks(values: Sequence[float], device: torch.device | str = "cpu") -> list[float]:
     """Element-wise sum over all ranks, in fp64 so that sums of counts are exact and sums of nats agree to 1e-12.
 

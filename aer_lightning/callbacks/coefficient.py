@@ -9,7 +9,7 @@ import torch
 
 from aer_lightning.callbacks.stack import EntropyCallback, read_batch
 from aer_lightning.data.rollout import RolloutBatch
-from aer_lightning.distributed import sum_over_ranks
+from aer_lightning.distributed import gather_objects, rank, sum_over_ranks
 
 
 class CoefficientCallback(EntropyCallback):
@@ -59,10 +59,11 @@ class CoefficientCallback(EntropyCallback):
         self.rollouts += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Alpha, the number of rollouts, and the tokens counted in an unfinished one."""
-        return {"alpha": self.alpha, "rollouts": self.rollouts, "active": list(self._active)}
+        """Alpha, the number of rollouts, and the tokens that each rank counted in an unfinished one."""
+        return {"alpha": self.alpha, "rollouts": self.rollouts, "active": gather_objects(list(self._active))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state back, bit for bit."""
         self.alpha, self.rollouts = state_dict["alpha"], state_dict["rollouts"]
-        self._active = list(state_dict["active"])
+        shares = state_dict["active"]
+        self._active = list(shares[rank()]) if rank() < len(shares) else [0.0, 0.0]

@@ -184,7 +184,7 @@ class Collector:
         entropy, num_tokens = mean_entropy(samples, device)
         stats = group_figures(groups, device) | outcome_rates(samples, device) | self.check_mismatch(samples) | extra
         self._advantages(groups, sizes, sampling, shaping, rank)
-        steps, tokens, loss_tokens = self._steps(groups, sizes, shaping)
+        steps, tokens, loss_tokens, sequences = self._steps(groups, sizes, shaping)
         stats["generate_seconds"] = generated - started
         stats["score_seconds"] = time.perf_counter() - generated
         stats["generate_tokens_per_second"] = num_tokens / max(generated - started, 1e-9)
@@ -194,7 +194,7 @@ class Collector:
             steps=steps,
             step_tokens=tokens,
             step_loss_tokens=loss_tokens,
-            step_sequences=sizes.sequences // sizes.steps,
+            step_sequences=sequences,
             micro_batch_size=sizes.micro_batch,
             pad_id=pad_id,
             max_tokens=sampling.max_new_tokens,
@@ -253,14 +253,14 @@ class Collector:
             for s, a in zip(group, row, strict=True):
                 s.advantage = a
 
-    def _steps(self, groups: list[Group], sizes: Sizes, shaping: Shaping) -> tuple[list[list[Sample]], list[float], list[float]]:
-        """Samples per optimizer step, shortest first, and each step's global token counts."""
-        per_step = len(groups) // sizes.steps
-        steps = [[s for g in groups[j * per_step : (j + 1) * per_step] for s in g] for j in range(sizes.steps)]
-        counts = [float(sum(len(s.token_ids) for s in step)) for step in steps]
-        counts += [float(sum(len(s.token_ids) for s in step if not (shaping.mask_truncated and s.truncated))) for step in steps]
+    def _steps(self, groups: list[Group], sizes: Sizes, shaping: Shaping) -> tuple[list[list[Sample]], *tuple[list[float], ...]]:
+        """Samples per optimizer step, shortest first, and each step's global counts: tokens, tokens and completions in the loss."""
+        per_step, k = len(groups) // sizes.steps, sizes.steps
+        steps = [[s for g in groups[j * per_step : (j + 1) * per_step] for s in g] for j in range(k)]
+        kept = [[s for s in step if not (shaping.mask_truncated and s.truncated)] for step in steps]
+        counts = [float(sum(len(s.token_ids) for s in step)) for step in [*steps, *kept]] + [float(len(step)) for step in kept]
         counts = sum_over_ranks(counts, self.policy.device)
-        return [sorted(step, key=len) for step in steps], counts[: sizes.steps], counts[sizes.steps :]
+        return [sorted(step, key=len) for step in steps], counts[:k], counts[k : 2 * k], counts[2 * k :]
 
     def _covariance(self, steps: list[list[Sample]], shaping: Shaping) -> list[dict[str, float]]:
         """Statistics of each whole optimizer step for objectives that need them; empty for the others."""
@@ -271,6 +271,8 @@ class Collector:
         for step in steps:
             kept = [(s.old_logprob, s.advantage) for s in step if not (shaping.mask_truncated and s.truncated)]
             rows = [row for share in gather_objects(kept) for row in share]
+            if not rows:
+                rows = [(torch.zeros(0), 0.0)]
             logprob = torch.nn.utils.rnn.pad_sequence([r[0] for r in rows], batch_first=True)
             mask = torch.arange(logprob.shape[1])[None] < torch.tensor([len(r[0]) for r in rows])[:, None]
             statistics = objective.statistics(logprob, torch.tensor([r[1] for r in rows]), mask)

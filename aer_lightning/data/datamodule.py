@@ -185,7 +185,7 @@ class RolloutDataModule(pl.LightningDataModule):
 
             self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         if self.tokenizer is None:
-            self.tokenizer = load_tokenizer(self.policy_name, getattr(self.trainer.lightning_module, "trust_remote_code", False))
+            self.tokenizer = load_tokenizer(str(self.model_folder), getattr(self.trainer.lightning_module, "trust_remote_code", False))
         if stage == "fit" and self.stream is None:
             self.stream = self._open(self.prompts, shuffle=True)
             if self._restored:
@@ -194,9 +194,9 @@ class RolloutDataModule(pl.LightningDataModule):
         self._evaluation = [self._open(source, shuffle=False) for source in self.evaluation]
 
     @property
-    def policy_name(self) -> str:
-        """Folder or name that the tokenizer and the engine start from."""
-        return self.trainer.lightning_module.pretrained  # type: ignore[union-attr]
+    def model_folder(self) -> Path:
+        """Folder that the tokenizer and the engine start from."""
+        return self.trainer.lightning_module.model_folder()  # type: ignore[union-attr]
 
     def _check_accumulation(self, stage: str) -> None:
         assert self.trainer is not None
@@ -234,7 +234,7 @@ class RolloutDataModule(pl.LightningDataModule):
             policy = self.trainer.lightning_module
             device = self.trainer.strategy.root_device
             self.engine.start(
-                Path(self.policy_name),
+                self.model_folder,
                 max_model_len=self.max_prompt_tokens + self.sampling.max_new_tokens,
                 device=device,
                 seed=self.seed,
@@ -334,9 +334,7 @@ class RolloutDataModule(pl.LightningDataModule):
         assert self._restored is not None and self.stream is not None and self.trainer is not None
         state, self._restored = self._restored, None
         if state["seed"] != self.seed:
-            raise ConfigError(
-                f"seed_everything: the checkpoint has seed {state['seed']}, this run {self.seed}; resume with the same seed"
-            )
+            raise ConfigError(f"seed_everything: the checkpoint has seed {state['seed']}, this run {self.seed}; resume with the same seed")
         self.stream.cursor, self.rollouts = state["cursor"], state["rollouts"]
         shares = state["in_flight"]
         if any(share is not None for share in shares):

@@ -111,7 +111,7 @@ class RolloutBatch:
         prompt_ids: [B] names of the prompts.
         num_tokens: response tokens of the whole optimizer step over all micro-batches and ranks: the loss denominator.
         num_loss_tokens: those that ``loss_mask`` keeps.
-        num_sequences: completions of the whole optimizer step over all ranks.
+        num_sequences: completions of the whole optimizer step over all ranks that ``loss_mask`` keeps.
         max_tokens: the generation limit, tokens.
         info: facts of the rollout.
         first, last: whether this is the rollout's first / last micro-batch on this rank.
@@ -180,7 +180,7 @@ class Rollout:
         info: facts of the whole rollout.
         steps: one list of samples per optimizer step, sorted by length so that micro-batches pad little.
         step_tokens, step_loss_tokens: [k] global denominators of each optimizer step.
-        step_sequences: completions of an optimizer step over all ranks.
+        step_sequences: [k] completions of each optimizer step over all ranks that the policy loss counts.
         micro_batch_size: sequences per micro-batch on this rank.
         pad_id: token id for padding.
         max_tokens: generation limit, tokens.
@@ -193,7 +193,7 @@ class Rollout:
     steps: list[list[Sample]]
     step_tokens: list[float]
     step_loss_tokens: list[float]
-    step_sequences: int
+    step_sequences: list[float]
     micro_batch_size: int
     pad_id: int
     max_tokens: int
@@ -234,7 +234,7 @@ class Rollout:
             prompt_ids=[s.prompt_id for s in samples],
             num_tokens=self.step_tokens[step],
             num_loss_tokens=self.step_loss_tokens[step],
-            num_sequences=float(self.step_sequences),
+            num_sequences=self.step_sequences[step],
             max_tokens=self.max_tokens,
             info=self.info,
             first=self.position == 1,

@@ -39,6 +39,24 @@ def check_model_folder(folder: str, option: str = "model.init_args.pretrained") 
         raise DataError(f"{option}: {folder} has no tokenizer (tokenizer.json); save the tokenizer beside the model")
 
 
+def local_folder(name: str, option: str = "model.init_args.pretrained") -> Path:
+    """The local folder of a model: itself, or the hub's snapshot, downloaded if it has to be.
+
+    Raises:
+        DataError: the name is no folder and the hub does not give it.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(name, ignore_patterns=["*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*"]))
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"{option}: {name} is neither a folder here nor a model the hub gives ({first})") from None
+
+
 def load_causal_lm(name: str, *, dtype: str, trust_remote_code: bool, attn_implementation: str | None, random_weights: bool = False) -> Any:
     """Load a causal LM with dropout off, because the ratio of two evaluations of one policy has to be 1 when nothing changed.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -21,7 +22,7 @@ from aer_lightning.data.rollout import RolloutBatch, RolloutInfo
 from aer_lightning.distributed import gather_objects, sum_over_ranks
 from aer_lightning.errors import ConfigError, NonFiniteLossError
 from aer_lightning.metrics.table import EvaluationTable
-from aer_lightning.modules.network import DTYPES, PolicyNetwork, check_model_folder, load_causal_lm
+from aer_lightning.modules.network import DTYPES, PolicyNetwork, check_model_folder, load_causal_lm, local_folder
 from aer_lightning.modules.objectives import (
     ClipObjective,
     CovarianceStatistics,
@@ -34,7 +35,7 @@ from aer_lightning.modules.objectives import (
     kl_loss,
     merge_metrics,
 )
-from aer_lightning.modules.sharding import full_state, is_fsdp1, shard_fsdp2
+from aer_lightning.modules.sharding import full_state, is_fsdp1, shard_fsdp2, wrap_fsdp1
 
 
 class PolicyModule(pl.LightningModule):
@@ -83,6 +84,8 @@ class PolicyModule(pl.LightningModule):
         super().__init__()
         if kl_weight < 0:
             raise ConfigError(f"model.init_args.kl_weight: {kl_weight} is negative; give 0 (no reference) or a positive weight")
+        if kl_weight and kl_in == "loss" and kl_estimator == "k1":
+            raise ConfigError("model.init_args.kl_estimator: k1 in the loss has no expected gradient; use k2 or k3, or kl_in: reward")
         if workspace_mb < 1:
             raise ConfigError(f"model.init_args.workspace_mb: {workspace_mb} MiB is too small; give at least 1")
         self.pretrained = str(resolve_model(pretrained))
@@ -112,6 +115,16 @@ class PolicyModule(pl.LightningModule):
         """Whether anything asks for the reference's log-probabilities."""
         return self.kl_weight != 0
 
+    def model_folder(self) -> Path:
+        """Local folder of ``pretrained``; a hub name is downloaded on first use."""
+        return local_folder(self.pretrained)
+
+    def prepare_data(self) -> None:
+        """Download what is not here, once per machine."""
+        self.model_folder()
+        if self.needs_reference:
+            local_folder(self.reference, "model.init_args.reference")
+
     def configure_model(self) -> None:
         """Load the policy (and the reference if it is needed) and shard both where the strategy asks for it."""
         if self.policy is not None:
@@ -122,15 +135,20 @@ class PolicyModule(pl.LightningModule):
         self.policy.train()
         if self.needs_reference and self._trainer is not None and self.trainer.training:
             self._reference.append(self._load(self.reference).requires_grad_(False).eval())
-        mesh = getattr(self, "_device_mesh", None)
-        if mesh is not None:
+        mesh = self.device_mesh
+        if mesh is None:
+            wrap_fsdp1(self.policy)
+        else:
             param_dtype = DTYPES["bfloat16"] if "bf16" in str(self.trainer.precision) else None
             for network in [self.policy, *self._reference]:
                 shard_fsdp2(network.to(self.device), mesh["data_parallel"], param_dtype=param_dtype)
 
     def _load(self, name: str) -> PolicyNetwork:
         model = load_causal_lm(
-            name, dtype=self.dtype_name, trust_remote_code=self.trust_remote_code, attn_implementation=self.attn_implementation
+            str(local_folder(name)),
+            dtype=self.dtype_name,
+            trust_remote_code=self.trust_remote_code,
+            attn_implementation=self.attn_implementation,
         )
         return PolicyNetwork(model, backend=self.kernel_backend, workspace_mb=self.workspace_mb)
 
@@ -290,18 +308,23 @@ class PolicyModule(pl.LightningModule):
         self.weight_version += 1
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the version count, so that a resumed run numbers its weights as an uninterrupted one does."""
+        """Keep the version count and the sums of an unfinished rollout, so that a resumed run logs what an uninterrupted one does."""
         checkpoint["weight_version"] = self.weight_version
+        checkpoint["metric_sums"] = gather_objects({name: list(pair) for name, pair in self._metrics.items()})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the version count back."""
+        """Take them back."""
         self.weight_version = checkpoint.get("weight_version", 0)
+        shares = checkpoint.get("metric_sums", [])
+        if len(shares) == self.trainer.world_size:
+            self._metrics = {name: (pair[0], pair[1]) for name, pair in shares[self.trainer.global_rank].items()}
 
     # -- evaluation ---------------------------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
         """Fresh counts for every evaluation."""
-        self.evaluation = EvaluationTable(self.trainer.datamodule.evaluation_plan(), self.device)
+        data = self.trainer.datamodule
+        self.evaluation = EvaluationTable(data.evaluation_plan(), data.eval_ks, data.eval_samples, self.device)
 
     def validation_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count what the data generated and graded."""
@@ -311,7 +334,7 @@ class PolicyModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log pass@k and its companions, overall and by label."""
         assert self.evaluation is not None
-        self.log_dict(self.evaluation.compute(), batch_size=1)
+        self.log_dict(self.evaluation.compute("test" if self.trainer.testing else "val"), batch_size=1)
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step

@@ -27,9 +27,20 @@ def shard_fsdp2(network: nn.Module, mesh: Any, *, param_dtype: torch.dtype | Non
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=torch.float32) if param_dtype else MixedPrecisionPolicy()
-    for layer in decoder_layers(network):
+    for layer in decoder_layers(network.model):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(network, mesh=mesh, mp_policy=policy)
+
+
+def wrap_fsdp1(network: nn.Module) -> None:
+    """Wrap each decoder layer where an ``FSDPStrategy`` is setting the model up; without one, do nothing."""
+    from torch.distributed.fsdp.wrap import wrap
+
+    layers = set(decoder_layers(network.model))
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if child in layers:
+                setattr(parent, name, wrap(child))
 
 
 def is_fsdp1(module: nn.Module | None) -> bool:
