@@ -69,6 +69,8 @@ class TransformersEngine:
         import torch
         from transformers import AutoModelForCausalLM
 
+        from aer_lightning.data.engines.attention import use_grouped_decode
+
         config = load_config(model_folder, self.trust_remote_code)
         others = set(getattr(config.get_text_config(), "layer_types", None) or ()) - _ATTENTION_LAYERS
         if others:
@@ -81,6 +83,7 @@ class TransformersEngine:
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []), self._device:
             self._model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, name), trust_remote_code=self.trust_remote_code)
         self._model.eval().requires_grad_(False)
+        use_grouped_decode(self._model)
         self._names = WeightNames.of_model(self._model)
         self._end_tensor = torch.tensor(self._ends, device=self._device)
         self.weight_version = -1
