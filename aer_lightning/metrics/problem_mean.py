@@ -81,7 +81,7 @@ class ProblemMean(Metric):
         self.total_square += sums[1]
         self.problems += sums[2]
 
-    def compute(self) -> Tensor | tuple[Tensor, Tensor]:
+    def compute(self) -> Any:
         """Mean over problems, with its standard error if asked for; scalars, or [G] with ``num_groups``."""
         mean, error = _problem_mean_compute(self.total, self.total_square, self.problems)
         if self.num_groups is None:

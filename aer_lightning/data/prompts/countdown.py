@@ -123,7 +123,7 @@ class CountdownPrompts:
     Every problem can be solved: it is a random expression labelled with its own value, and every intermediate value is a
     positive integer. Difficulty is the number of numbers. The mix of difficulties is stratified, so that the entropy of a
     rollout does not move with the luck of its draw: every window of ``sum(mix)`` consecutive prompts holds exactly
-    ``mix[j]`` prompts with ``numbers[j]`` numbers. The order is therefore a part of the source (``in_order``).
+    ``mix[j]`` prompts with ``numbers[j]`` numbers. Reading in another order than by index loses this.
 
     The splits are disjoint by a hash of the problem without the order of its numbers, whatever the seeds.
 
@@ -140,8 +140,6 @@ class CountdownPrompts:
     Raises:
         ConfigError: an option is out of range, or there are fewer than ``size`` distinct problems.
     """
-
-    in_order = True
 
     def __init__(
         self,

@@ -88,15 +88,16 @@ class JsonlPrompts(ProblemPrompts):
             for number, line in enumerate(file, 1):
                 place = f"{self.path} line {number}"
                 try:
-                    row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")) if line.strip() else None
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip()
+                    if not text:
+                        continue
+                    row = json.loads(text)
                 except UnicodeDecodeError as error:
                     raise DataError(f"{self.option}: {place} is not UTF-8: {error.reason}") from error
                 except json.JSONDecodeError as error:
                     raise DataError(f"{self.option}: {place} is not JSON: {error.msg} at column {error.colno}") from error
                 except (RecursionError, ValueError) as error:  # ValueError: a number too long for int()
                     raise DataError(f"{self.option}: {place} is not usable JSON: nested too deeply, or a number too long") from error
-                if row is None and not line.strip():
-                    continue
                 if not isinstance(row, dict):
                     raise DataError(f"{self.option}: {place} is not a JSON object but {type(row).__name__}")
                 yield place, row

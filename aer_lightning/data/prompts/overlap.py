@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 _TYPOGRAPHY = re.compile(r"\\(?:left|right|displaystyle|limits|quad|qquad|big|bigg|Big|Bigg)(?![a-zA-Z])|\\[,;:!() \[\]]|\$|~")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|operatorname|mbox|emph)\s*\{([^{}]*)\}")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-# A point or comma between digits is part of a number or a pair of coordinates and stays.
-_PUNCTUATION = re.compile(r"[;:!?'\"`\u2018\u2019\u201c\u201d]|(?<!\d)[.,]|[.,](?!\d)")
+_PAIR = re.compile(r"(?<=\d)\s*[,;]\s*(?=\d)")
+# A point or semicolon between digits is part of a number or a pair of coordinates and stays.
+_PUNCTUATION = re.compile(r"[,:!?'\"`\u2018\u2019\u201c\u201d]|(?<!\d)[.;]|[.;](?!\d)")
 _SPACE = re.compile(r"\s+")
 
 
@@ -26,7 +27,7 @@ def normalise_problem(text: str) -> str:
     text = re.sub(r"\\[dt]frac(?![a-zA-Z])", r"\\frac", text)
     text = _TEXT.sub(r"\1", text)
     text = _TYPOGRAPHY.sub(" ", text).casefold()
-    text = _THOUSANDS.sub("", text)
+    text = _PAIR.sub(";", _THOUSANDS.sub("", text))
     return _SPACE.sub("", _PUNCTUATION.sub("", text))
 
 

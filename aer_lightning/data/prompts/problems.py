@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from aer_lightning.data.prompts.base import Prompt
 from aer_lightning.data.prompts.overlap import OverlapReport, check_overlap, normalise_problem
@@ -104,7 +104,7 @@ class ProblemPrompts:
         if self._grader is None:
             from aer_lightning.data.rewards.math import MathGrader
 
-            self._grader = MathGrader()
+            self._grader = cast("Grader", MathGrader())
         return self._grader
 
     @property
