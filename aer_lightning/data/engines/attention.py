@@ -18,7 +18,12 @@ _NAME = "aer_grouped_decode"
 
 
 def grouped_decode_attention(
-    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None, **options: Any
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Scaled dot-product attention; query ``[N, H, 1, D]``, keys and values ``[N, H / groups, T, D]``, mask ``[N, 1, 1, T]``.
 

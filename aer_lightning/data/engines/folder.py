@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,11 @@ class WeightNames:
 
         with torch.device("meta"):
             return cls.of_model(AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code))
+
+    def parameters(self) -> int:
+        """Number of weights a server with an untied head holds: every tensor once, a shared head once more."""
+        held = set(self.alias.values()) | ({self.head} if self.head else set())
+        return sum(math.prod(self.shapes[name]) for name in held)
 
     def checked(self, named_weights: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
         """Pass the weights on, one at a time, and refuse what does not fit the architecture.

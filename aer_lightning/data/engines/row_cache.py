@@ -51,6 +51,8 @@ class RowLayer(CacheLayerMixin):
 class RowCache(Cache):
     """One :class:`RowLayer` per attention layer, ``rows`` rows in use, the next token at column ``cursor``."""
 
+    layers: list[Any]
+
     def __init__(self, max_rows: int, cursor: int) -> None:
         super().__init__(layers=[])
         self.max_rows = max_rows
@@ -59,9 +61,9 @@ class RowCache(Cache):
 
     def admit(self, prefilled: DynamicCache, source: torch.Tensor) -> None:
         """Append a row for each entry of ``source`` ``[M]``: the index of its prompt in ``prefilled`` (left padded, width <= cursor)."""
-        for index, layer in enumerate(prefilled.layers):
+        filled: list[Any] = prefilled.layers
+        for index, layer in enumerate(filled):
             keys, values = layer.keys, layer.values
-            assert keys is not None and values is not None
             if index == len(self.layers):
                 self.layers.append(RowLayer(self))
             mine, width = self.layers[index], keys.shape[2]

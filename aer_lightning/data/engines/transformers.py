@@ -60,7 +60,7 @@ class TransformersEngine:
         self._model: Any = None
 
     def start(self, model_folder: Path, *, max_model_len: int, device: torch.device, seed: int) -> None:
-        """Build the architecture of ``model_folder``; the weights come with :meth:`sync_weights`. ``seed`` is not used: samples have theirs.
+        """Build the architecture; the weights come with :meth:`sync_weights`. ``seed`` is not used: samples have their own.
 
         Raises:
             ConfigError: the architecture has layers other than attention, whose state this engine's cache does not hold.

@@ -1,0 +1,140 @@
+"""A child process that answers one call at a time over a pipe, dies with its parent, and says why when it fails."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import weakref
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+import aer_lightning
+
+# what a launcher sets for the trainer's process group; a child that saw it would wait for the group
+_LAUNCHER_VARIABLES = (
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_NAME"),
+    *("ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE"),
+)
+
+
+class WorkerError(RuntimeError):
+    """The worker raised, or ended; ``reason`` is one line, the message has the end of its log too."""
+
+    def __init__(self, reason: str, log: str = "") -> None:
+        super().__init__(reason + (f"\nthe worker's last lines:\n{log}" if log else ""))
+        self.reason = reason
+
+
+class WorkerProcess:
+    """``python -m module FD``: it receives ``settings`` first, then (command, payload) pairs, and answers each with (ok, value).
+
+    The process starts at once and works beside its parent; the first :meth:`call` waits for it. ``folder`` is a private
+    directory in shared memory (where there is any) for what is too large for a pipe; its log lies there too.
+
+    Args:
+        module: module to run; its side of the pipe is :func:`serve`.
+        settings: first object sent.
+        environment: variables to set; None removes one.
+        space: bytes that ``folder`` has to hold; it lies on a disk where shared memory is smaller (64 MiB in many containers).
+    """
+
+    def __init__(self, module: str, settings: dict[str, Any], environment: dict[str, str | None], space: int = 0) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="aer-lightning-", dir=shared_memory_folder(space)))
+        self.log = self.folder / "worker.log"
+        inherited = {name: value for name, value in os.environ.items() if name not in _LAUNCHER_VARIABLES}
+        root = str(Path(aer_lightning.__file__).parent.parent)
+        inherited["PYTHONPATH"] = os.pathsep.join(part for part in (root, inherited.get("PYTHONPATH", "")) if part)
+        for name, value in environment.items():
+            if value is None:
+                inherited.pop(name, None)
+            else:
+                inherited[name] = value
+        self._pipe, theirs = Pipe()
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, str(theirs.fileno()), str(os.getpid()), str(self.folder)],
+                pass_fds=(theirs.fileno(),),
+                env=inherited,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        theirs.close()
+        self._ready = False
+        self._finalizer = weakref.finalize(self, _end, self._process, self._pipe, self.folder, os.getpid())
+        self._pipe.send(settings)
+
+    @property
+    def pid(self) -> int:
+        """Process id of the worker."""
+        return self._process.pid
+
+    def wait(self) -> None:
+        """Return once the worker is ready.
+
+        Raises:
+            WorkerError: it could not start.
+        """
+        if not self._ready:
+            self._receive()
+            self._ready = True
+
+    def call(self, command: str, payload: Any = None) -> Any:
+        """Run one command and return its value.
+
+        Raises:
+            WorkerError: the command raised in the worker, or the worker ended.
+        """
+        self.wait()
+        try:
+            self._pipe.send((command, payload))
+        except OSError as error:
+            raise WorkerError(f"the worker has ended (exit status {self._process.poll()})", self._last_lines()) from error
+        return self._receive()
+
+    def close(self) -> None:
+        """End the worker and remove its folder. Idempotent."""
+        self._finalizer()
+
+    def _receive(self) -> Any:
+        while not self._pipe.poll(1.0):
+            if self._process.poll() is not None and not self._pipe.poll(0):
+                raise WorkerError(f"the worker has ended (exit status {self._process.returncode})", self._last_lines())
+        try:
+            ok, value = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise WorkerError(f"the worker has ended (exit status {self._process.poll()})", self._last_lines()) from error
+        if not ok:
+            raise WorkerError(value, self._last_lines())
+        return value
+
+    def _last_lines(self, most: int = 15) -> str:
+        try:
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-most:])
+        except OSError:
+            return ""
+
+
+def _end(process: subprocess.Popen[bytes], pipe: Any, folder: Path, owner: int) -> None:
+    """Close the pipe, which ends the worker; use force if it does not end. Does nothing in a fork of the owner."""
+    if os.getpid() != owner:
+        return
+    pipe.close()
+    for stop in (lambda: None, process.terminate, process.kill):
+        stop()
+        try:
+            process.wait(timeout=5)
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def shared_memory_folder(space: int) -> str | None:
+    """``/dev/shm`` where it can be written to and has ``space`` bytes; None for the default temporary folder."""
+    usable = os.access("/dev/shm", os.W_OK | os.X_OK) and shutil.disk_usage("/dev/shm").free > space + (16 << 20)
+    return "/dev/shm" if usable else None
