@@ -1,0 +1,21 @@
+"""Rewards: what a completion is worth. Importing this package imports neither torch nor sympy."""
+
+from aer_lightning.data.rewards.base import Grade, Grader, Outcome
+from aer_lightning.data.rewards.math import MathGrader
+from aer_lightning.data.rewards.outcomes import OutcomeLimits, VerifierOutcomeError, outcome_counts, outcome_rates
+from aer_lightning.data.rewards.pool import VerifierError, VerifierPool
+from aer_lightning.data.rewards.verifier import Verifier
+
+__all__ = [
+    "Grade",
+    "Grader",
+    "MathGrader",
+    "Outcome",
+    "OutcomeLimits",
+    "Verifier",
+    "VerifierError",
+    "VerifierOutcomeError",
+    "VerifierPool",
+    "outcome_counts",
+    "outcome_rates",
+]

@@ -1,0 +1,161 @@
+r"""The grader of mathematical answers: extraction, exact comparison, and math-verify for what is left.
+
+Order: the answer is extracted from the completion; equal characters after normalisation are right; two exact numbers are compared
+exactly, and that is final; the shape (lists, tuples, chains, words) is compared; only then does math-verify parse the two answers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from math import inf
+from typing import Any
+
+from aer_lightning.data.rewards.base import Grade, Outcome
+from aer_lightning.data.rewards.compare import Comparer, Refused, _has_words
+from aer_lightning.data.rewards.extract import EXTRACT_MODES, extract, last_boxes
+from aer_lightning.data.rewards.limits import Caps, collapse_braces
+from aer_lightning.data.rewards.normalize import normalize, strip_group
+from aer_lightning.data.rewards.numbers import parse_based, parse_number
+from aer_lightning.data.rewards.text import MAX_COMPLETION_CHARS, answer_region, clean
+from aer_lightning.errors import ConfigError
+
+_THOUSANDS = re.compile(r"\d,\d{3}(?!\d)")
+_GOLD_CHARS = 20_000
+_NO_ANSWER = frozenset({"none", "null", "nan", "n/a", "na", "unknown", "tbd", "?", "-", "inf"})
+
+
+@dataclass
+class MathGrader:
+    """Grades mathematics in text or LaTeX against a gold answer.
+
+    Picklable; its work belongs into a worker process (``isolated``), where :class:`~aer_lightning.data.rewards.Verifier` puts it.
+
+    Attributes:
+        extract: where the answer is: ``boxed`` (the last box), ``final_answer`` ("the answer is", "####", ...), ``last_number``, or
+            ``auto``: the box, else the stated answer, else the last formula or number.
+        max_chars: only this many characters at the end of a completion are read.
+        caps: limits on the extracted answer, applied before any parser.
+    """
+
+    extract: str = "auto"
+    max_chars: int = MAX_COMPLETION_CHARS
+    caps: Caps = field(default_factory=Caps)
+    isolated: bool = field(default=True, init=False)
+
+    def __post_init__(self) -> None:
+        if self.extract not in EXTRACT_MODES:
+            raise ConfigError(f"extract: {self.extract!r} is not one of {', '.join(EXTRACT_MODES)}")
+        if self.max_chars < 1:
+            raise ConfigError(f"max_chars: {self.max_chars} is not positive")
+
+    def warm_up(self) -> None:
+        """Load and exercise what grading needs (about 1 s), so that workers forked afterwards start at once."""
+        for gold, pred in ((r"\frac{x+1}{2}", r"\boxed{\frac{1}{2}+\frac{x}{2}}"), ("x=1", r"\boxed{1-x=0}"), ("(1,2)", r"\boxed{1<x<2}")):
+            self.grade(pred, gold)
+
+    def check_gold(self, answer: Any) -> str | None:
+        """Why ``answer`` cannot be graded against, or None: it is empty, not a text or number, too large, or cannot be read."""
+        return _read_gold(_as_text(answer), self.caps)[1]
+
+    def grade(self, completion: str, answer: Any) -> Grade:
+        """Grade ``completion`` against the gold ``answer``; the time is filled in by the caller."""
+        gold, bad = _read_gold(_as_text(answer), self.caps)
+        if bad is not None:
+            return Grade(Outcome.BAD_GOLD, None, bad)
+        found = extract(answer_region(completion, self.max_chars), self.extract)
+        if found is None:
+            return Grade(Outcome.UNPARSED, None, "no answer found")
+        shown = found.text[:500]
+        parts = tuple(collapse_braces(strip_group(part)) for part in found.parts)
+        if sum(map(len, parts)) > self.caps.chars:
+            return Grade(Outcome.UNPARSED, shown, f"answer longer than {self.caps.chars} characters")
+        pred = _join([normalize(part) for part in parts])
+        if not pred:
+            return Grade(Outcome.UNPARSED, shown, "empty answer")
+        try:
+            right = Comparer(self.caps, found.boxed).equal(gold, pred)
+        except Refused as refused:
+            return Grade(Outcome.UNPARSED, shown, str(refused))
+        return Grade(Outcome.CORRECT if right else Outcome.WRONG, shown)
+
+
+def _as_text(answer: Any) -> str | None:
+    """The gold answer as text; None if it is not a text or a finite number."""
+    if isinstance(answer, str):
+        return answer
+    if isinstance(answer, bool) or not isinstance(answer, int | float):
+        return None
+    return repr(answer)
+
+
+def _join(parts: Sequence[str]) -> str:
+    """Several answers as one list; at semicolons where a comma may separate thousands."""
+    return ("; " if any(_THOUSANDS.search(part) for part in parts) else ", ").join(part for part in parts if part)
+
+
+@lru_cache(maxsize=4096)
+def _read_gold(answer: str | None, caps: Caps) -> tuple[str, str | None]:
+    r"""The normalised gold answer and the reason why it is bad.
+
+    A gold answer may be bare, between dollar signs, in a box, or a whole solution that ends in boxes or, as in GSM8K, in ``#### 42``.
+    """
+    if answer is None:
+        return "", "not a text or a number"
+    if len(answer) > _GOLD_CHARS:
+        return "", f"longer than {_GOLD_CHARS} characters"
+    text = clean(answer)
+    boxes = last_boxes(text)
+    if boxes is not None:
+        text = _join(boxes.parts)
+    elif "####" in text:
+        text = text.rsplit("####", 1)[1]
+    gold = normalize(collapse_braces(text))
+    if not re.search(r"[A-Za-z0-9]", gold):
+        return gold, "empty"
+    if gold.casefold() in _NO_ANSWER:
+        return gold, f"{gold!r} is no answer"
+    if len(gold) > caps.chars:
+        return gold, f"answer longer than {caps.chars} characters"
+    if parse_number(gold) is not None or _has_words(gold):
+        return gold, None
+    return gold, _unreadable(gold, caps)
+
+
+def _unreadable(gold: str, caps: Caps) -> str | None:
+    """Why the gold answer cannot be parsed, or None."""
+    from aer_lightning.data.rewards import structure as shape
+    from aer_lightning.data.rewards import symbolic
+
+    depth = 0
+    for char in re.sub(r"\\[{}]", "", gold):
+        depth += (char == "{") - (char == "}")
+        if depth < 0:
+            break
+    if depth:
+        return "braces do not match"
+    if refused := replace(caps, value_digits=inf).refuse(gold):
+        return refused
+    if caps.refuse(gold) or parse_based(gold):
+        return None  # a number beyond the parser's cap is matched by its spelling
+    pieces: list[str] = []
+    for part in shape.split_list(gold):
+        members = shape.chain(part).members
+        # Of x = 5 only the value is compared, of an equation both sides.
+        pieces += members[-1:] if any(map(shape.is_name, members[:-1])) else members
+    for piece in pieces:
+        boxed = shape.bracketed(shape.without_membership(piece))
+        for item in boxed.items if boxed else shape.ratio(shape.without_membership(piece)):
+            item = normalize(item)
+            if not item:
+                return "an element is empty"
+            if (
+                parse_number(item) is None
+                and not _has_words(item)
+                and "\\ldots" not in item
+                and symbolic.parse_latex(item.replace("'", "")) is None
+            ):
+                return f"cannot be parsed: {item[:80]}"
+    return None
