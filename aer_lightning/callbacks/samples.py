@@ -1,0 +1,72 @@
+"""Sampled completions of a run as JSONL, so that one can read what the policy writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+
+from aer_lightning.callbacks.run_files import append_jsonl, run_folder
+from aer_lightning.data.rollout import RolloutBatch, Sample
+from aer_lightning.errors import ConfigError
+
+
+class SampleLog(pl.Callback):
+    """Appends completions of a rollout to ``<run folder>/samples.jsonl`` before it is trained on.
+
+    One line each: ``rollout``, ``id``, ``label``, ``prompt``, ``completion``, ``reward``, ``outcome``, ``extracted``, ``advantage``,
+    ``group_accuracy``, ``entropy`` (mean over the completion, nat per token), ``tokens``, ``finish_reason``. Written by rank zero, from
+    its own share of the rollout.
+
+    Args:
+        every: write from every so many rollouts; 0 writes none.
+        limit: completions per rollout, spread evenly over its prompts; null for all.
+
+    Raises:
+        ConfigError: ``every`` is negative or ``limit`` below 1.
+    """
+
+    def __init__(self, every: int = 10, limit: int | None = 16) -> None:
+        if every < 0:
+            raise ConfigError(f"samples.every: must be at least 1, or 0 to write no samples, got {every}")
+        if limit is not None and limit < 1:
+            raise ConfigError(f"samples.limit: must be at least 1, or null for all completions, got {limit}")
+        self.every, self.limit = every, limit
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Write at a rollout's first micro-batch."""
+        if not self.every or not trainer.is_global_zero or not isinstance(batch, RolloutBatch) or not batch.first:
+            return
+        if batch.info.index % self.every:
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        rows = [describe(s, batch.info.index, data.tokenizer) for s in spread(data.last_samples, self.limit)]
+        append_jsonl(run_folder(trainer) / "samples.jsonl", rows)
+
+
+def spread(samples: list[Sample], limit: int | None) -> list[Sample]:
+    """At most ``limit`` samples at even distances in the order of the rollout, so that as many prompts as possible are seen."""
+    ordered = sorted(samples, key=lambda s: s.sequence)
+    if limit is None or limit >= len(ordered):
+        return ordered
+    return [ordered[i * len(ordered) // limit] for i in range(limit)]
+
+
+def describe(sample: Sample, rollout: int, tokenizer: Any) -> dict[str, Any]:
+    """A sample as a plain row."""
+    entropy = sample.entropy
+    return {
+        "rollout": rollout,
+        "id": sample.prompt_id,
+        "label": sample.label,
+        "prompt": tokenizer.decode(sample.prompt_ids, skip_special_tokens=False),
+        "completion": sample.text,
+        "reward": sample.reward,
+        "outcome": sample.outcome,
+        "extracted": sample.extracted,
+        "advantage": sample.advantage,
+        "group_accuracy": sample.group_accuracy,
+        "entropy": None if entropy is None or not len(entropy) else float(entropy.double().mean()),
+        "tokens": len(sample.token_ids),
+        "finish_reason": sample.finish_reason,
+    }

@@ -1,0 +1,125 @@
+"""What a run came to: a short table at its end, and ``summary.json``."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from aer_lightning.callbacks.run_files import logged_metrics, plain, run_folder
+from aer_lightning.reporting.summary import summarize
+
+FILES = {
+    "curves": "curves.png",
+    "metrics": "metrics.csv",
+    "samples": "samples.jsonl",
+    "evaluation": "evaluation.jsonl",
+    "configuration": "config.yaml",
+    "checkpoints": "checkpoints",
+    "model": "model",
+}
+
+
+class Summary(pl.Callback):
+    """Prints pass@k before and after, overall and by label, H_0, H*, the last H, alpha, tokens per second, time and files.
+
+    The same goes to ``<run folder>/summary.json``. Time is that of fitting, over all parts of a resumed run.
+
+    Args:
+        enabled: whether to print and write.
+    """
+
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
+        self._earlier = 0.0
+        self._started: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of fitting so far."""
+        return self._earlier + (time.perf_counter() - self._started if self._started is not None else 0.0)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Start the clock."""
+        if stage == "fit":
+            self._started = time.perf_counter()
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print and write, when every other file has been written."""
+        if not self.enabled or not trainer.is_global_zero:
+            return
+        run = logged_metrics(trainer)
+        folder = run_folder(trainer)
+        sequences = getattr(getattr(trainer.datamodule, "sizes", None), "sequences", None)  # type: ignore[attr-defined]
+        facts = summarize(run, self.seconds, sequences) | {"folder": str(folder.absolute()), "files": existing(folder)}
+        (folder / "summary.json").write_text(json.dumps(_json(facts), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        from rich import get_console
+
+        console = get_console()
+        for part in render(facts):
+            console.print(part, soft_wrap=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seconds of fitting, so that a resumed run adds to them."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the seconds back."""
+        self._earlier = state_dict["seconds"]
+
+
+def existing(folder: Path) -> dict[str, str]:
+    """The run's files by what they are, as far as they are there."""
+    return {what: name for what, name in FILES.items() if (folder / name).exists()}
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _json(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_json(v) for v in value]
+    return plain(value)
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
+
+
+def render(facts: dict[str, Any]) -> list[Any]:
+    """The summary as things that rich prints."""
+    from rich.table import Table
+
+    parts: list[Any] = []
+    ks = sorted({int(k) for rows in facts["evaluation"].values() for row in rows for k in row["after"]})
+    if ks:
+        table = Table(title="held-out problems, before → after", title_justify="left", title_style="bold", header_style="bold")
+        table.add_column("problems")
+        for k in ks:
+            table.add_column(f"pass@{k}", justify="right")
+        for source, rows in facts["evaluation"].items():
+            for row in rows:
+                cells = [f"{_number(row['before'].get(str(k)))} → {_number(row['after'].get(str(k)))}" for k in ks]
+                name = f"  {row['label']}" if row["label"] else source
+                table.add_row(name, *cells, style=None if row["label"] else "bold")
+        parts.append(table)
+    entropy, speed = facts["entropy"], facts["tokens_per_second"]
+    lines = [
+        f"entropy    H_0 {_number(entropy['initial'])}   H* {_number(entropy['target'])}   last H {_number(entropy['last'])}"
+        f" (mean of the last {entropy['window']}: {_number(entropy['recent'])}) nat",
+        f"alpha      {_number(facts['alpha'], 4)}",
+        f"reward     {_number(facts['reward']['first'])} → {_number(facts['reward']['recent'])}",
+        f"tokens/s   generation {_number(speed['generation'], 0)}   overall {_number(speed['overall'], 0)}",
+        f"time       {duration(facts['seconds'])} for {facts['rollouts']} rollouts",
+        f"files      {facts['folder']}: {', '.join(facts['files'].values())}",
+    ]
+    return [*parts, *lines]
+
+
+def duration(seconds: float) -> str:
+    """``h:mm:ss``."""
+    minutes, s = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{s:02d}"
