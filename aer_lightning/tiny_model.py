@@ -277,8 +277,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=64, help="samples of each, a multiple of 16 (default: %(default)s)")
     parser.add_argument("--measure-only", action="store_true", help="measure the model in --out and change nothing")
     args = parser.parse_args(argv)
-    if args.steps < 1 or args.samples < GROUP or args.samples % GROUP:
-        parser.error(f"--steps must be at least 1 and --samples a multiple of {GROUP}")
+    if args.steps < 1:
+        parser.error(f"--steps must be at least 1, not {args.steps}")
+    if args.samples < GROUP or args.samples % GROUP:
+        parser.error(f"--samples must be a multiple of {GROUP}, not {args.samples}")
     torch.set_num_threads(1)  # the order of sums, and so the weights, depends on the number of threads
     if args.measure_only:
         from transformers import AutoModelForCausalLM, AutoTokenizer

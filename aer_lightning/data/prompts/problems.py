@@ -109,8 +109,10 @@ class ProblemPrompts:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Labels in the order in which they first occur; none without ``label_field``. Loads."""
-        return tuple(dict.fromkeys(prompt.label for prompt in self._loaded() if prompt.label))
+        """Labels in the order in which they first occur; none without ``label_field``. Loads otherwise."""
+        if self.label_field is None:
+            return ()
+        return tuple(dict.fromkeys(prompt.label for prompt in self._loaded()))
 
     @property
     def report(self) -> OverlapReport:
