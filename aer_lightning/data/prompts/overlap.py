@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 _TYPOGRAPHY = re.compile(r"\\(?:left|right|displaystyle|limits|quad|qquad|big|bigg|Big|Bigg)(?![a-zA-Z])|\\[,;:!() \[\]]|\$|~")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|operatorname|mbox|emph)\s*\{([^{}]*)\}")
@@ -16,6 +17,7 @@ _PUNCTUATION = re.compile(r"[,:!?'\"`\u2018\u2019\u201c\u201d]|(?<!\d)[.;]|[.;](
 _SPACE = re.compile(r"\s+")
 
 
+@lru_cache(maxsize=50_000)  # sources and reports normalise the same texts again
 def normalise_problem(text: str) -> str:
     r"""Reduce a problem to what two copies of it share.
 
