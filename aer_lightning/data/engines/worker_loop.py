@@ -24,7 +24,7 @@ class Worker(Protocol):
 
 
 def serve(build: Callable[[dict[str, Any]], Worker]) -> None:
-    """Build the worker from the settings that come first, then answer calls until the parent closes the pipe or dies."""
+    """Build the worker from the settings that come first, then answer calls until the parent sends None, closes the pipe or dies."""
     pipe, parent, folder = Connection(int(sys.argv[1])), int(sys.argv[2]), sys.argv[3]
     # Ctrl-C goes to the whole group of processes: the parent decides what it means, and ends us by closing the pipe
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -36,9 +36,12 @@ def serve(build: Callable[[dict[str, Any]], Worker]) -> None:
     worker = _answer(pipe, lambda: (build(settings), None))
     while worker is not None:
         try:
-            command, payload = pipe.recv()
+            message = pipe.recv()
         except (EOFError, OSError):
             break
+        if message is None:
+            break
+        command, payload = message
         _answer(pipe, partial(_handle, worker, command, payload))
     sys.stdout.flush()
     sys.stderr.flush()

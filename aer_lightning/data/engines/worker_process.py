@@ -123,6 +123,10 @@ def _end(process: subprocess.Popen[bytes], pipe: Any, folder: Path, owner: int) 
     """Close the pipe, which ends the worker; use force if it does not end. Does nothing in a fork of the owner."""
     if os.getpid() != owner:
         return
+    try:
+        pipe.send(None)  # a fork of ours may hold the pipe too, so that closing it would say nothing
+    except OSError:
+        pass  # it has ended already
     pipe.close()
     for stop in (lambda: None, process.terminate, process.kill):
         stop()
