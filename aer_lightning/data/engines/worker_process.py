@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -93,7 +94,7 @@ class WorkerProcess:
         try:
             self._pipe.send((command, payload))
         except OSError as error:
-            raise WorkerError(f"the worker has ended (exit status {self._process.poll()})", self._last_lines()) from error
+            raise self._ended() from error
         return self._receive()
 
     def close(self) -> None:
@@ -103,14 +104,20 @@ class WorkerProcess:
     def _receive(self) -> Any:
         while not self._pipe.poll(1.0):
             if self._process.poll() is not None and not self._pipe.poll(0):
-                raise WorkerError(f"the worker has ended (exit status {self._process.returncode})", self._last_lines())
+                raise self._ended()
         try:
             ok, value = self._pipe.recv()
         except (EOFError, OSError) as error:
-            raise WorkerError(f"the worker has ended (exit status {self._process.poll()})", self._last_lines()) from error
+            raise self._ended() from error
         if not ok:
             raise WorkerError(value, self._last_lines())
         return value
+
+    def _ended(self) -> WorkerError:
+        # its end of the pipe closes a moment before its status can be read
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
+        return WorkerError(f"the worker has ended (exit status {self._process.returncode})", self._last_lines())
 
     def _last_lines(self, most: int = 15) -> str:
         try:
@@ -123,10 +130,8 @@ def _end(process: subprocess.Popen[bytes], pipe: Any, folder: Path, owner: int) 
     """Close the pipe, which ends the worker; use force if it does not end. Does nothing in a fork of the owner."""
     if os.getpid() != owner:
         return
-    try:
+    with contextlib.suppress(OSError):  # it may have ended already
         pipe.send(None)  # a fork of ours may hold the pipe too, so that closing it would say nothing
-    except OSError:
-        pass  # it has ended already
     pipe.close()
     for stop in (lambda: None, process.terminate, process.kill):
         stop()
