@@ -62,9 +62,13 @@ def save_model(model: Any, state: dict[str, Tensor], tokenizer: Any, folder: Pat
         tokenizer: saved beside the weights; None for none.
         folder: made if it is not there.
     """
+    from transformers.utils import logging
+
     _share_tied(model, state)
     config_dtype, generation = model.config.dtype, model.generation_config
     mended = _mended_generation_config(generation)
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         model.generation_config = mended
         model.save_pretrained(folder, state_dict=dict(state))
@@ -73,6 +77,8 @@ def save_model(model: Any, state: dict[str, Tensor], tokenizer: Any, folder: Pat
         model.config.dtype = written
         model.config.save_pretrained(folder)
     finally:
+        if bars:
+            logging.enable_progress_bar()
         model.config.dtype, model.generation_config = config_dtype, generation
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)

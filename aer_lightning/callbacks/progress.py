@@ -7,7 +7,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
+from lightning.pytorch.callbacks.progress.rich_progress import CustomBarColumn, CustomTimeColumn, RichProgressBarTheme
+from rich.progress import TextColumn
 
 from aer_lightning.data.rollout import RolloutBatch
 from aer_lightning.errors import ConfigError
@@ -45,13 +46,36 @@ class RolloutProgressBar(RichProgressBar):
             self.plain = True
             self.disable()
 
+    def configure_columns(self, trainer: pl.Trainer) -> list[Any]:
+        """Place for the figures: a short bar, elapsed and remaining time of the epoch."""
+        return [
+            TextColumn("{task.description}"),
+            CustomBarColumn(
+                bar_width=16,
+                complete_style=self.theme.progress_bar,
+                finished_style=self.theme.progress_bar_finished,
+                pulse_style=self.theme.progress_bar_pulse,
+            ),
+            CustomTimeColumn(style=self.theme.time),
+        ]
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return self._rollouts_done(self.trainer)
+
+    @staticmethod
+    def _rollouts_done(trainer: pl.Trainer) -> str:
+        done, total = getattr(trainer.datamodule, "rollouts", 0), total_rollouts(trainer)  # type: ignore[attr-defined]
+        return f"rollout {done}/{total}" if total else f"rollout {done}"
+
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """What stands beside the bar."""
-        return dict(figures(trainer.callback_metrics, total_rollouts(trainer)))
+        """What stands beside the bar; the rollout's number stands before it."""
+        return {name: text for name, text in figures(trainer.callback_metrics).items() if name != "rollout"}
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Move the bar, or print a line at the end of a rollout."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self.progress is not None and self.train_progress_bar_id is not None:
+            self.progress.update(self.train_progress_bar_id, description=self._rollouts_done(trainer))
         if not self._prints(trainer) or not isinstance(batch, RolloutBatch) or not batch.last:
             return
         done = batch.info.index + 1

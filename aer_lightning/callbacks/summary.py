@@ -21,6 +21,7 @@ FILES = {
     "configuration": "config.yaml",
     "checkpoints": "checkpoints",
     "model": "model",
+    "tensorboard": "events.out.tfevents.*",
 }
 
 
@@ -35,18 +36,40 @@ class Summary(pl.Callback):
 
     def __init__(self, enabled: bool = True) -> None:
         self.enabled = enabled
-        self._earlier = 0.0
-        self._started: float | None = None
+        self._earlier = {"total": 0.0, "training": 0.0, "evaluation": 0.0}
+        self._since: dict[str, float] = {}
 
-    @property
-    def seconds(self) -> float:
-        """Seconds of fitting so far."""
-        return self._earlier + (time.perf_counter() - self._started if self._started is not None else 0.0)
+    def seconds(self) -> dict[str, float]:
+        """Seconds so far: ``total``, ``training`` (rollouts and updates, checkpoints included) and ``evaluation``; the rest is start-up."""
+        now = time.perf_counter()
+        return {name: spent + now - self._since.get(name, now) for name, spent in self._earlier.items()}
+
+    def _stop(self, name: str) -> None:
+        self._earlier[name] = self.seconds()[name]
+        self._since.pop(name, None)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Start the clock."""
         if stage == "fit":
-            self._started = time.perf_counter()
+            self._since = {"total": time.perf_counter()}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Training begins."""
+        self._since["training"] = time.perf_counter()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Training pauses for an evaluation."""
+        self._stop("training")
+        self._since["evaluation"] = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Training goes on."""
+        self._stop("evaluation")
+        self._since["training"] = time.perf_counter()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Training is over."""
+        self._stop("training")
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print and write, when every other file has been written."""
@@ -55,7 +78,7 @@ class Summary(pl.Callback):
         run = logged_metrics(trainer)
         folder = run_folder(trainer)
         sequences = getattr(getattr(trainer.datamodule, "sizes", None), "sequences", None)  # type: ignore[attr-defined]
-        facts = summarize(run, self.seconds, sequences) | {"folder": str(folder.absolute()), "files": existing(folder)}
+        facts = summarize(run, self.seconds(), sequences) | {"folder": str(folder.absolute()), "files": existing(folder)}
         (folder / "summary.json").write_text(json.dumps(_json(facts), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         from rich import get_console
 
@@ -64,17 +87,18 @@ class Summary(pl.Callback):
             console.print(part, soft_wrap=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Seconds of fitting, so that a resumed run adds to them."""
-        return {"seconds": self.seconds}
+        """Seconds so far, so that a resumed run adds to them."""
+        return self.seconds()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the seconds back."""
-        self._earlier = state_dict["seconds"]
+        self._earlier = dict(state_dict)
 
 
 def existing(folder: Path) -> dict[str, str]:
     """The run's files by what they are, as far as they are there."""
-    return {what: name for what, name in FILES.items() if (folder / name).exists()}
+    found = {what: sorted(path.name for path in folder.glob(pattern)) for what, pattern in FILES.items()}
+    return {what: names[-1] for what, names in found.items() if names}
 
 
 def _json(value: Any) -> Any:
@@ -106,14 +130,15 @@ def render(facts: dict[str, Any]) -> list[Any]:
                 name = f"  {row['label']}" if row["label"] else source
                 table.add_row(name, *cells, style=None if row["label"] else "bold")
         parts.append(table)
-    entropy, speed = facts["entropy"], facts["tokens_per_second"]
+    entropy, speed, spent = facts["entropy"], facts["tokens_per_second"], facts["seconds"]
     lines = [
         f"entropy    H_0 {_number(entropy['initial'])}   H* {_number(entropy['target'])}   last H {_number(entropy['last'])}"
         f" (mean of the last {entropy['window']}: {_number(entropy['recent'])}) nat",
         f"alpha      {_number(facts['alpha'], 4)}",
         f"reward     {_number(facts['reward']['first'])} → {_number(facts['reward']['recent'])}",
-        f"tokens/s   generation {_number(speed['generation'], 0)}   overall {_number(speed['overall'], 0)}",
-        f"time       {duration(facts['seconds'])} for {facts['rollouts']} rollouts",
+        f"tokens/s   generation {_number(speed['generation'], 0)}   training as a whole {_number(speed['training'], 0)}",
+        f"time       {duration(spent['total'])} for {facts['rollouts']} rollouts"
+        f" (training {duration(spent['training'])}, evaluation {duration(spent['evaluation'])})",
         f"files      {facts['folder']}: {', '.join(facts['files'].values())}",
     ]
     return [*parts, *lines]

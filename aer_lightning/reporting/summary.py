@@ -11,12 +11,12 @@ from aer_lightning.reporting.run_metrics import Evaluation, RunMetrics
 RECENT = 10  # rollouts that a "recent" mean is taken over
 
 
-def summarize(run: RunMetrics, seconds: float, sequences: int | None = None) -> dict[str, Any]:
+def summarize(run: RunMetrics, seconds: dict[str, float], sequences: int | None = None) -> dict[str, Any]:
     """Facts of a run: plain dictionaries, lists and numbers; NaN where something was not logged.
 
     Args:
         run: what was logged.
-        seconds: time of fitting.
+        seconds: time of fitting: ``total``, ``training``, ``evaluation``.
         sequences: completions per rollout, for tokens per second.
     """
     entropy, reward = run.column("rollout/entropy"), run.column("rollout/reward")
@@ -36,12 +36,12 @@ def summarize(run: RunMetrics, seconds: float, sequences: int | None = None) -> 
         },
         "alpha": run.last("aer/alpha"),
         "reward": {"first": _mean(reward[:RECENT]), "recent": _mean(reward[-RECENT:])},
-        "tokens_per_second": rates(run, seconds, sequences),
+        "tokens_per_second": rates(run, seconds["training"], sequences),
     }
 
 
 def rates(run: RunMetrics, seconds: float, sequences: int | None) -> dict[str, float]:
-    """Tokens per second of generation (tokens over time of generation and verification) and overall (tokens over time of the fit)."""
+    """Trained tokens per second of generating and grading them, and of training as a whole (generation, scoring and updates)."""
     spent = run.column("rollout/generate_seconds")
     generated = run.column("rollout/generate_tokens_per_second") * spent
     known = ~np.isnan(generated)
@@ -50,7 +50,7 @@ def rates(run: RunMetrics, seconds: float, sequences: int | None) -> dict[str, f
         tokens = float(np.nansum(run.column("rollout/response_length"))) * sequences
     return {
         "generation": tokens / float(spent[known].sum()) if known.any() and spent[known].sum() > 0 else float("nan"),
-        "overall": tokens / seconds if seconds > 0 and len(run) else float("nan"),
+        "training": tokens / seconds if seconds > 0 and len(run) else float("nan"),
     }
 
 
