@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+# tests are imported one file at a time (importmode importlib), so that what they share has to be made findable
+sys.path.insert(0, str(Path(__file__).parent))
+
 from engine_helpers import write_model
 
 
