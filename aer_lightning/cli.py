@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from aer_lightning.callbacks.progress import RolloutProgressBar
 from aer_lightning.callbacks.random_state import RandomState
 from aer_lightning.callbacks.samples import SampleLog
 from aer_lightning.callbacks.summary import Summary
+from aer_lightning.cli_errors import OneLineParser, find_user_error
 from aer_lightning.data.datamodule import RolloutDataModule
 from aer_lightning.errors import ConfigError
 from aer_lightning.modules.policy import PolicyModule
@@ -40,6 +42,10 @@ TRAINER_DEFAULTS = {
     "num_sanity_val_steps": 0,  # the initial validation is a whole one, and logged
     "log_every_n_steps": 1,
     "use_distributed_sampler": False,  # the loaders know their rank
+}
+PARSER = {
+    "parser_mode": "omegaconf+",  # ${model.init_args.pretrained} in a file follows an override on the command line
+    "allow_abbrev": False,  # --trainer.max_epoch is a mistake, not max_epochs
 }
 RUN_DIR_VARIABLE = "AER_LIGHTNING_RUN_DIR"
 
@@ -70,6 +76,16 @@ class AERCommandLine(LightningCLI):
     def _get(self, config: Any, key: str, default: Any = None) -> Any:
         return config.get(str(self.subcommand_name), config).get(key, default)
 
+    def instantiate_classes(self) -> None:
+        """Build everything; what a constructor refuses comes out as its own line, not as the parser's account of it."""
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            # Whatever the parser wraps a constructor's UserError in; all else goes on unchanged.
+            if (found := find_user_error(error)) is None:
+                raise
+            raise found from None
+
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Build the trainer with the run folder as its root and the default loggers writing into it."""
         config = self._get(self.config_init, "trainer")
@@ -80,17 +96,22 @@ class AERCommandLine(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
 
+def process_rank() -> int:
+    """Rank of this process as its launcher set it, before any process group exists."""
+    return int(getattr(rank_zero_only, "rank", None) or 0)
+
+
 def run_dir(chosen: str | None, name: str) -> Path:
     """The folder of this run; processes launched for further ranks take rank zero's.
 
     Raises:
         ConfigError: the chosen folder exists and is not empty, or is a file.
     """
-    if rank_zero_only.rank != 0 and RUN_DIR_VARIABLE in os.environ:
+    if process_rank() != 0 and RUN_DIR_VARIABLE in os.environ:
         return Path(os.environ[RUN_DIR_VARIABLE])
     if chosen is not None:
         path = Path(chosen)
-        if rank_zero_only.rank == 0 and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if process_rank() == 0 and path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConfigError(f"run_dir: {chosen} exists and is not empty; choose another folder, nothing was written")
     else:
         stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -108,8 +129,9 @@ def main(argv: list[str]) -> int:
     Raises:
         ConfigError: Lightning refused a combination of options.
     """
-    os.environ.pop(RUN_DIR_VARIABLE, None) if rank_zero_only.rank == 0 else None
-    # So that ${model.init_args.pretrained} in a file follows an override on the command line.
+    os.environ.pop(RUN_DIR_VARIABLE, None) if process_rank() == 0 else None
+    # Figures are reduced over ranks before they are logged, so Lightning's advice to reduce them does not apply.
+    warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     try:
         AERCommandLine(
@@ -120,7 +142,8 @@ def main(argv: list[str]) -> int:
             trainer_defaults=TRAINER_DEFAULTS,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            parser_kwargs={"parser_mode": "omegaconf+"},
+            parser_kwargs={name: dict(PARSER) for name in AERCommandLine.subcommands()} | PARSER,
+            parser_class=OneLineParser,
             args=argv,
         )
     except MisconfigurationException as error:

@@ -113,8 +113,15 @@ class Controller(Protocol):
         alpha_max: largest alpha.
     """
 
-    alpha_init: float
-    alpha_max: float
+    @property
+    def alpha_init(self) -> float:
+        """See the class; a plain attribute will do, as for the next."""
+        ...
+
+    @property
+    def alpha_max(self) -> float:
+        """See the class."""
+        ...
 
     def update(self, alpha: float, entropy: float, target: float) -> float:
         """Return the next alpha in [0, alpha_max], given the measured entropy and the target, both in nat."""

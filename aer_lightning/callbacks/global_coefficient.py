@@ -37,7 +37,10 @@ class GlobalCoefficient(CoefficientCallback):
         smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        kinds = {"proportional": ProportionalController, "sign": SignController}
+        kinds: dict[str, type[ProportionalController] | type[SignController]] = {
+            "proportional": ProportionalController,
+            "sign": SignController,
+        }
         if controller not in kinds:
             raise ConfigError(f"controller: must be one of {', '.join(kinds)}, got {controller!r}")
         self.controller: Controller = kinds[controller](eta=eta, alpha_max=alpha_max, alpha_init=alpha_init)

@@ -42,7 +42,7 @@ def check_stack(stack: Sequence[EntropyCallback]) -> None:
             raise ConfigError(f"trainer.callbacks: {' and '.join(found)} are both the {role} of the entropy stack; keep one")
     if names["weight"] and not names["coefficient"]:
         raise ConfigError(
-            f"trainer.callbacks: {names['weight'][0]} multiplies a coefficient and there is none; put GlobalCoefficient or FixedCoefficient "
+            f"trainer.callbacks: {names['weight'][0]} multiplies a coefficient and there is none; put GlobalCoefficient or FixedCoefficient"
             "before it"
         )
     needy = [type(c).__name__ for c in stack if c.needs_anchor]

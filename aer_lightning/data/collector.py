@@ -113,6 +113,7 @@ class Collector:
                         outcome=grade.outcome.value,
                         text=texts[n * samples + i],
                         extracted=grade.extracted,
+                        reason=grade.reason,
                         reward=grade.reward,
                     )
                 )
@@ -253,7 +254,9 @@ class Collector:
             for s, a in zip(group, row, strict=True):
                 s.advantage = a
 
-    def _steps(self, groups: list[Group], sizes: Sizes, shaping: Shaping) -> tuple[list[list[Sample]], *tuple[list[float], ...]]:
+    def _steps(
+        self, groups: list[Group], sizes: Sizes, shaping: Shaping
+    ) -> tuple[list[list[Sample]], list[float], list[float], list[float]]:
         """Samples per optimizer step, shortest first, and each step's global counts: tokens, tokens and completions in the loss."""
         per_step, k = len(groups) // sizes.steps, sizes.steps
         steps = [[s for g in groups[j * per_step : (j + 1) * per_step] for s in g] for j in range(k)]
@@ -270,7 +273,7 @@ class Collector:
         result = []
         for step in steps:
             kept = [(s.old_logprob, s.advantage) for s in step if not (shaping.mask_truncated and s.truncated)]
-            rows = [row for share in gather_objects(kept) for row in share]
+            rows: list[Any] = [row for share in gather_objects(kept) for row in share]
             if not rows:
                 rows = [(torch.zeros(0), 0.0)]
             logprob = torch.nn.utils.rnn.pad_sequence([r[0] for r in rows], batch_first=True)

@@ -15,7 +15,8 @@ from aer_lightning.data.engines.base import Engine, SamplingParams
 from aer_lightning.data.evaluation import EvaluationLoader
 from aer_lightning.data.prompts import CountdownPrompts
 from aer_lightning.data.prompts.base import PromptSource
-from aer_lightning.data.rewards import OutcomeLimits, Verifier
+from aer_lightning.data.prompts.problems import ProblemPrompts
+from aer_lightning.data.rewards import Grade, Outcome, OutcomeLimits, Verifier
 from aer_lightning.data.rollout import Rollout, RolloutBatch
 from aer_lightning.data.shaping import DynamicSampling, OverlongPenalty, Shaping
 from aer_lightning.data.sizes import Sizes
@@ -90,7 +91,7 @@ class RolloutDataModule(pl.LightningDataModule):
         seed: of samples and prompt order; that of ``seed_everything`` if left out.
         verifier_workers: worker processes for graders that need them.
         verifier_timeout: seconds per answer after which its worker is replaced.
-        limits: what to do when too many verdicts are timeouts, errors or bad golds.
+        limits: what to do when too many verdicts are timeouts, errors or bad golds; null for nothing.
         sleep_engine: give the engine's memory back while training; only matters on an accelerator.
 
     Raises:
@@ -124,7 +125,7 @@ class RolloutDataModule(pl.LightningDataModule):
         seed: int | None = None,
         verifier_workers: int = 2,
         verifier_timeout: float = 5.0,
-        limits: OutcomeLimits | None = None,
+        limits: OutcomeLimits | None = OutcomeLimits(),  # noqa: B008 (frozen)
         sleep_engine: bool = True,
     ) -> None:
         super().__init__()
@@ -152,7 +153,7 @@ class RolloutDataModule(pl.LightningDataModule):
         self.eval_ks = sorted(set(eval_ks or [1, eval_samples]))
         if self.eval_ks[0] < 1 or self.eval_ks[-1] > eval_samples:
             raise ConfigError(f"data.init_args.eval_ks: pass@k needs 1 <= k <= n; got {self.eval_ks} with eval_samples={eval_samples}")
-        self.prompts: PromptSource = prompts if prompts is not None else CountdownPrompts()
+        self.prompts: PromptSource = CountdownPrompts() if prompts is None else prompts
         self.evaluation: list[PromptSource] = list(evaluation or [])
         names = [source.name for source in self.evaluation]
         if len(set(names)) < len(names):
@@ -192,11 +193,15 @@ class RolloutDataModule(pl.LightningDataModule):
                 self._restore()
             rank_zero_info(self.sizes.describe())
         self._evaluation = [self._open(source, shuffle=False) for source in self.evaluation]
+        if stage == "fit" and isinstance(self.prompts, ProblemPrompts):
+            held_out = {source.name: source for source in self.evaluation if isinstance(source, ProblemPrompts)}
+            for line in self.prompts.check_overlap(held_out).lines():
+                rank_zero_info(f"{self.prompts.name}: {line}")
 
     @property
     def model_folder(self) -> Path:
         """Folder that the tokenizer and the engine start from."""
-        return self.trainer.lightning_module.model_folder()  # type: ignore[union-attr]
+        return self.trainer.lightning_module.model_folder()  # type: ignore[union-attr, operator]
 
     def _check_accumulation(self, stage: str) -> None:
         assert self.trainer is not None
@@ -222,7 +227,7 @@ class RolloutDataModule(pl.LightningDataModule):
         if stream.bad_gold or stream.too_long:
             named = ", ".join([*stream.bad_gold, *stream.too_long][:5])
             rank_zero_info(
-                f"{source.name}: dropped {len(stream.bad_gold)} prompts with bad gold answers, {len(stream.too_long)} too long ({named}, ...)"
+                f"{source.name}: dropped {len(stream.bad_gold)} prompts with bad gold answers and {len(stream.too_long)} too long: {named}"
             )
         return stream
 
@@ -265,7 +270,9 @@ class RolloutDataModule(pl.LightningDataModule):
             pad if pad is not None else self.tokenizer.eos_token_id,
         )
         if self.limits is not None:
-            self.limits.check_rates(rollout.info.stats)
+            # On the verdicts of all ranks, so that all of them stop or none.
+            verdicts = gather_objects([(s.outcome, s.reason) for s in rollout.samples])
+            self.limits.check([Grade(Outcome(outcome), reason=reason) for share in verdicts for outcome, reason in share])
         self.last_samples = rollout.samples
         return rollout
 

@@ -27,6 +27,7 @@ class Sample:
         outcome: the verifier's verdict.
         text: the completion as text (what the verifier read).
         extracted: the answer the verifier found.
+        reason: the verifier's words where it has any.
         reward: what the advantage is made from; 1 for correct, plus any shaping.
         group_accuracy: g(q), the share of the group that is correct.
         advantage: A_i.
@@ -46,6 +47,7 @@ class Sample:
     outcome: str = Outcome.WRONG.value
     text: str = ""
     extracted: str | None = None
+    reason: str = ""
     reward: float = 0.0
     group_accuracy: float = 0.0
     advantage: float = 0.0
@@ -145,7 +147,8 @@ class RolloutBatch:
 
     def to(self, device: torch.device | str, **kwargs: Any) -> RolloutBatch:
         """The same batch with its tensors on ``device``."""
-        return replace(self, **{f.name: v.to(device, **kwargs) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)})
+        moved: dict[str, Any] = {f.name: v.to(device, **kwargs) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **moved)
 
 
 def collate(samples: list[Sample], pad_id: int) -> dict[str, Tensor]:
@@ -224,8 +227,9 @@ class Rollout:
         loss_mask = tensors["response_mask"]
         if self.mask_truncated:
             loss_mask = loss_mask & ~torch.tensor([s.truncated for s in samples])[:, None]
+        fields_: dict[str, Any] = {"reference_logprob": None, **tensors}
         return RolloutBatch(
-            **{"reference_logprob": None, **tensors},
+            **fields_,
             loss_mask=loss_mask,
             advantage=torch.tensor([s.advantage for s in samples]),
             reward=torch.tensor([s.reward for s in samples]),

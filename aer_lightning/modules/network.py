@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,7 @@ class PolicyNetwork(nn.Module):
         ConfigError: the model changes its logits after the head in a way that the kernels do not know.
     """
 
-    def __init__(self, model: Any, backend: str = "auto", workspace_mb: int = 256) -> None:
+    def __init__(self, model: Any, backend: Literal["auto", "reference", "chunked", "triton"] = "auto", workspace_mb: int = 256) -> None:
         super().__init__()
         self.model = model
         self.backend = backend

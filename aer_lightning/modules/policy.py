@@ -172,10 +172,11 @@ class PolicyModule(pl.LightningModule):
         assert self.policy is not None, "the policy is loaded by configure_model"
         with self._evaluating(self.policy):
             args = (t.to(self.device) for t in (input_ids, attention_mask, response_mask))
-            wrapper = getattr(self.trainer.strategy, "model", None)
+            wrapper: Any = getattr(self.trainer.strategy, "model", None)
             if is_fsdp1(wrapper):
                 # FSDP1 gathers weights in its root's forward, so the call has to pass through the strategy's wrapper.
-                return self.trainer.strategy._forward_redirection(wrapper, self, "_score_inner", *args, temperature)
+                redirect: Any = self.trainer.strategy._forward_redirection
+                return redirect(wrapper, self, "_score_inner", *args, temperature)
             return self.policy(*args, temperature)
 
     def _score_inner(self, *args: Any) -> tuple[Tensor, Tensor]:
@@ -296,7 +297,7 @@ class PolicyModule(pl.LightningModule):
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip as Lightning does; under FSDP1 the norm is a matter of the wrapper, which knows all shards."""
-        wrapper = getattr(self.trainer.strategy, "model", None)
+        wrapper: Any = getattr(self.trainer.strategy, "model", None)
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm") and is_fsdp1(wrapper):
             wrapper.clip_grad_norm_(gradient_clip_val)
         else:
@@ -323,7 +324,7 @@ class PolicyModule(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Fresh counts for every evaluation."""
-        data = self.trainer.datamodule
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.evaluation = EvaluationTable(data.evaluation_plan(), data.eval_ks, data.eval_samples, self.device)
 
     def validation_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> None:

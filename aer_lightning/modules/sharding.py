@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-def decoder_layers(model: nn.Module) -> list[nn.Module]:
+def decoder_layers(model: Any) -> list[nn.Module]:
     """The transformer blocks of a Hugging Face model: the units of sharding and of activation checkpointing."""
     names = set(getattr(model, "_no_split_modules", None) or ())
     return [m for m in model.modules() if type(m).__name__ in names]
@@ -50,7 +50,7 @@ def is_fsdp1(module: nn.Module | None) -> bool:
     return isinstance(module, FullyShardedDataParallel)
 
 
-def full_state(network: nn.Module, wrapper: nn.Module | None = None) -> Iterator[tuple[str, Tensor]]:
+def full_state(network: Any, wrapper: Any = None) -> Iterator[tuple[str, Tensor]]:
     """Yield (name, full tensor) of the Hugging Face model, one at a time, so that only one gathered weight is alive.
 
     Collective: every rank has to run it to the end.

@@ -42,9 +42,20 @@ class PromptSource(Protocol):
         labels: every label that occurs, in the order of reporting.
     """
 
-    name: str
-    grader: Grader
-    labels: tuple[str, ...]
+    @property
+    def name(self) -> str:
+        """See the class; a plain attribute will do, as for the next two."""
+        ...
+
+    @property
+    def grader(self) -> Grader:
+        """See the class."""
+        ...
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """See the class."""
+        ...
 
     def load(self) -> None:
         """Read what has to be read and check it; raises DataError naming file and line. Idempotent."""

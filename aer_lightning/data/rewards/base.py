@@ -49,7 +49,10 @@ class Grader(Protocol):
             has to run in a killable worker process; False if it is bounded by construction.
     """
 
-    isolated: bool
+    @property
+    def isolated(self) -> bool:
+        """See the class; a plain attribute will do."""
+        ...
 
     def check_gold(self, answer: Any) -> str | None:
         """Return None if the gold ``answer`` can be graded against, else the reason why it cannot."""

@@ -1,0 +1,100 @@
+"""Makes one line of what the command-line parser says about bad input."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from aer_lightning.errors import ConfigError, UserError
+
+# Lines that say how the parser looked at a value and not what is wrong with it.
+NOISE = (
+    "Does not validate against any of the Union subtypes",
+    "Subtypes:",
+    "Errors:",
+    "Expected a <class 'NoneType'>",
+    "Given value",
+    "Given: ",
+    "Subclass types expect one of",
+    "a class path (str)",
+    "a dict ",
+    "Expected a path but",
+)
+KEY = re.compile(r"""(?:Parser key|Key|key) ["']([\w.\[\]]+)["']:?\s*""")
+CLASS = re.compile(r"Problem with given class_path '([\w.]+)':?")
+UNKNOWN = re.compile(r"Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)|Group '([\w.]+)' does not accept")
+
+
+def condense(message: str, options: Iterable[str] = ()) -> str:
+    """One line of a parser's message: the option, dotted, then what is wrong with it; a near miss is named.
+
+    Args:
+        message: several lines, as jsonargparse writes them.
+        options: dotted names that exist, for suggestions.
+    """
+    keys: list[str] = []
+    said: list[str] = []
+    for raw in message.splitlines():
+        line = raw.strip().lstrip("- ").strip()
+        if found := CLASS.search(line):
+            keys.append("init_args")
+            line = CLASS.sub("", line)
+        if found := KEY.search(line):
+            keys += [k for k in [found.group(1)] if not keys or keys[-1] != k]
+            line = KEY.sub("", line)
+        if line and not line.startswith(NOISE) and line not in said:
+            said.append(line)
+    where = ".".join(keys)
+    text = "; ".join(said) or " ".join(message.split())
+    if unknown := UNKNOWN.search(text):
+        name = next(group for group in unknown.groups() if group)
+        full = f"{where}.{name}" if where and not unknown.group(2) else name
+        near = difflib.get_close_matches(full, list(options), n=1, cutoff=0.6)
+        return f"{full}: no such option" + (f"; did you mean {near[0]}?" if near else "; --print_config shows those there are")
+    return f"{where}: {text}" if where else text
+
+
+class OneLineParser(LightningArgumentParser):
+    """A parser that raises ``ConfigError`` with one line instead of printing its usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+        """Raise what was wrong; a ``UserError`` on the way is already one line."""
+        raise find_user_error(ex) or ConfigError(condense(message, self._known_options())) from ex
+
+    def _known_options(self) -> list[str]:
+        names = [action.dest for action in self._actions]
+        for key in ("model", "data"):
+            names += [f"{key}.init_args.{name}" for name in _init_args(key)]
+        return names
+
+
+def _init_args(key: str) -> list[str]:
+    import inspect
+
+    from aer_lightning.data.datamodule import RolloutDataModule
+    from aer_lightning.modules.policy import PolicyModule
+
+    return list(inspect.signature({"model": PolicyModule, "data": RolloutDataModule}[key]).parameters)
+
+
+def find_user_error(error: BaseException | None) -> UserError | None:
+    """The first ``UserError`` among an exception and its causes: class constructors raise them inside the parser's own."""
+    seen: set[int] = set()
+    pending: list[Any] = [error]
+    while pending:
+        current = pending.pop(0)
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, UserError):
+            return current
+        pending += [current.__cause__, current.__context__]
+    return None
+
+
+__all__ = ["Namespace", "OneLineParser", "condense", "find_user_error"]
