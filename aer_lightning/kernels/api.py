@@ -162,12 +162,14 @@ def linear_token_stats(
 def _choose(backend: str, tensor: Tensor) -> str:
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if backend == "auto":
-        return "triton" if tensor.is_cuda and find_spec("triton") else "chunked"
+        return "triton" if tensor.is_cuda and tensor.dtype != torch.float64 and find_spec("triton") else "chunked"
     if backend not in ("reference", "chunked", "triton"):
         raise ConfigError(f"backend: {backend!r} is not one of auto, reference, chunked, triton")
     if backend == "triton":
         if find_spec("triton") is None:
             raise ConfigError("backend: triton is not installed; install aer-lightning[triton] or choose chunked")
+        if tensor.is_cuda and tensor.dtype == torch.float64:
+            raise ConfigError("backend: triton has no fp64 kernels; choose chunked or auto")
         if not tensor.is_cuda and not interpreted:
             raise ConfigError(
                 f"backend: triton needs CUDA tensors, got {tensor.device} (or TRITON_INTERPRET=1, for tests); choose chunked or auto"

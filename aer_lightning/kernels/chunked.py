@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aer_lightning.kernels import linear
 from aer_lightning.kernels.blocks import CPU_BLOCK_ELEMENTS, Blocks
-from aer_lightning.kernels.linear import Factors, product, rows_of
+from aer_lightning.kernels.linear import Factors, has_mixed_products, product, rows_of
 from aer_lightning.kernels.partials import LOWEST_EXPONENT, accumulation_dtype, finish, finite_maximum, merge
 
 __all__ = [
@@ -100,7 +100,8 @@ class _TorchRows:
     """Blocks of logits by torch: two buffers of the block, used in place."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, workspace: int, backward: bool) -> None:
-        half = hidden.is_cuda and hidden.dtype == weight.dtype and hidden.dtype in (torch.float16, torch.bfloat16)
+        half = hidden.dtype == weight.dtype and hidden.dtype in (torch.float16, torch.bfloat16)
+        half = half and has_mixed_products(hidden.device, hidden.dtype)
         size = 2 * accumulation_dtype(torch.promote_types(hidden.dtype, weight.dtype)).itemsize
         self.blocks = Blocks.plan(hidden, weight, workspace, backward, size + 2 * int(half and backward), half)
         self.dtype = hidden.dtype if half else self.blocks.dtype
@@ -108,6 +109,9 @@ class _TorchRows:
 
     def merge(self, partials: Tensor, inverse_temperature: Tensor | float) -> Tensor:
         return merge(partials, inverse_temperature)
+
+    def product(self, out: Tensor, left: Tensor, right: Tensor, accumulate: bool = False) -> None:
+        product(out, left, right, accumulate)
 
     def project_statistics(
         self,

@@ -8,6 +8,7 @@ fp32. Chunking over the tokens instead adds up rounded gradients of the weight: 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -66,6 +67,9 @@ class Rows(Protocol):
 
     def cached_gradient(self, cache: Tensor, cache_maximum: Tensor, targets: Tensor, first: int, factors: Factors) -> Tensor:
         """Return the gradient as above, from a block of kept logits."""
+
+    def product(self, out: Tensor, left: Tensor, right: Tensor, accumulate: bool = False) -> None:
+        """Compute ``out (+)= left @ right`` with an fp32 sum."""
 
     def merge(self, partials: Tensor, inverse_temperature: Tensor | float) -> Tensor:
         """Merge partial statistics ``[4, S, n]`` to ``[4, n]``."""
@@ -147,9 +151,9 @@ def linear_backward(
                 bias_sum += gradient.sum(0, dtype=blocks.dtype)
             if grad_weight is not None:
                 target = grad_weight[first:last] if weight_sum is None else weight_sum[: last - first]
-                product(target, gradient.T, operand, accumulate=index > 0)
+                engine.product(target, gradient.T, operand, accumulate=index > 0)
             if grad_hidden is not None:
-                product(grad_hidden[start:stop], gradient, weight_operand, accumulate=block > 0)
+                engine.product(grad_hidden[start:stop], gradient, weight_operand, accumulate=block > 0)
         if grad_weight is not None and weight_sum is not None:
             grad_weight[first:last] = weight_sum[: last - first]
         if grad_bias is not None and bias_sum is not None:
@@ -164,6 +168,20 @@ def product(out: Tensor, left: Tensor, right: Tensor, accumulate: bool = False) 
         torch.addmm(out, left, right, beta=beta, out=out)
     else:
         torch.addmm(out, left, right, out_dtype=out.dtype, beta=beta, out=out)
+
+
+@cache
+def has_mixed_products(device: torch.device, dtype: torch.dtype) -> bool:
+    """Try once whether torch adds products of 16-bit matrices to an fp32 matrix on this device; on CUDA most can."""
+    if device.type != "cuda":
+        return False
+    left = torch.linspace(-1, 1, 256, device=device).view(16, 16).to(dtype)
+    out = torch.ones(16, 16, device=device)
+    try:
+        product(out, left, left, accumulate=True)
+    except (RuntimeError, TypeError, NotImplementedError):
+        return False
+    return torch.allclose(out, left.double().matmul(left.double()).float() + 1, atol=1e-4)
 
 
 def rows_of(values: Tensor | float, start: int, stop: int) -> Tensor | float:
