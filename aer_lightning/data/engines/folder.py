@@ -35,13 +35,16 @@ def end_token_ids(folder: Path, config: Any = None, trust_remote_code: bool = Fa
     """Every token that ends a completion: those of ``generation_config.json`` (else ``config.json``) and the tokenizer's own.
 
     Raises:
-        DataError: none of the three names one, so that no completion could end.
+        DataError: none of the three names one, so that no completion could end; or a file is not JSON.
     """
     from transformers import AutoTokenizer
 
     ids: set[int] = set()
     path = Path(folder) / "generation_config.json"
-    named = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+    try:
+        named = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: line {error.lineno} is not JSON ({error.msg})") from error
     if named is None and config is not None:
         named = getattr(config.get_text_config(), "eos_token_id", None)
     if named is not None:

@@ -69,13 +69,12 @@ class RowCache(Cache):
             mine, width = self.layers[index], keys.shape[2]
             if mine.keys is None:
                 columns = self.cursor + 32
+                # zeros, because what a row has not written is masked but still multiplied: it must be finite
                 mine.keys = keys.new_zeros(self.max_rows, keys.shape[1], columns, keys.shape[3])
                 mine.values = values.new_zeros(self.max_rows, values.shape[1], columns, values.shape[3])
             end = self.rows + len(source)
-            # what lies left of a prompt is masked, but must be finite: 0 x NaN is NaN
-            for mine_buffer, new in ((mine.keys, keys), (mine.values, values)):
-                mine_buffer[self.rows : end, :, : self.cursor - width] = 0
-                mine_buffer[self.rows : end, :, self.cursor - width : self.cursor] = new[source]
+            mine.keys[self.rows : end, :, self.cursor - width : self.cursor] = keys[source]
+            mine.values[self.rows : end, :, self.cursor - width : self.cursor] = values[source]
         self.rows += len(source)
 
     def drop(self, holes: torch.Tensor, movers: torch.Tensor, rows: int) -> None:
