@@ -57,7 +57,9 @@ class Comparer:
         g_based, p_based = parse_based(gold), parse_based(pred)
         if g_based or p_based:
             return based_equal(g_based, p_based, g, p)
-        gold, pred = shape.unwrap(gold), shape.unwrap(pred)
+        bare_gold, bare_pred = shape.unwrap(gold), shape.unwrap(pred)
+        if (bare_gold, bare_pred) != (gold, pred):
+            return self.equal(bare_gold, bare_pred)
         golds, preds = shape.split_list(gold), shape.split_list(pred)
         if len(golds) > 1 or len(preds) > 1:
             return self._lists(gold, pred, golds, preds)
@@ -73,6 +75,8 @@ class Comparer:
     # ---- lists
 
     def _lists(self, gold: str, pred: str, golds: list[str], preds: list[str]) -> bool:
+        if len(preds) > self.caps.parts:
+            raise Refused(f"more than {self.caps.parts} parts")
         if len(golds) == 1 and len(preds) > 1:
             if all(map(shape.is_relation, preds)):  # x < 2 or x > 3 against a union of intervals
                 return self._unordered(shape.union(shape.without_membership(gold)), preds)

@@ -223,7 +223,8 @@ def _whole(text: str) -> Extracted | None:
         return None
     if re.search(r"[A-Za-z]\d|\d[A-Za-z]{2,}|!!|\?", line) and not re.search(r"[\\+*/^=-]", line):
         return None
-    if len(line) > 1 and len(_WORD.findall(bare)) > 2:
+    words = len(_WORD.findall(bare))
+    if words > 2 or (words == 2 and not re.search(r"[\d=+^\\(\[]", line)):
         return None
     line = _DECIMAL_COMMA.sub(r"\1.\2", line) if _DECIMAL_COMMA.fullmatch(line) else line
     return Extracted((line,))

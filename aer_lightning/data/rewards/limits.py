@@ -105,17 +105,18 @@ class _Bound:
 
     def factor(self, i: int) -> tuple[float, int]:
         """One atom with the powers and factorials that follow it."""
+        start = i
         size, i = self.atom(i)
+        # A power of a symbol costs as much as one of a number of a digit: (x+1)^{n} has n terms.
+        least = 1.0 if any(map(str.isalpha, self.text[start:i])) else 0.0
         while i < len(self.text):
             if self.text[i] == " ":
                 i += 1
             elif self.text[i] == "^":
                 power, i = self.exponent(i + 1)
-                # A symbol or a small base still grows: its power is counted as that of a number of at least one digit.
-                size = max(size, 1.0) * _value(power)
+                size = max(size, least) * _value(power) if size or least else 0.0
             elif self.text[i] == "!":
-                value = _value(size)
-                size = value * math.log10(max(value, 2.0))
+                size = math.lgamma(max(_value(size), 1.0) + 1.0) / math.log(10.0)
                 i += 1
             else:
                 break

@@ -136,6 +136,8 @@ def _unreadable(gold: str, caps: Caps) -> str | None:
             break
     if depth:
         return "braces do not match"
+    if re.search(r",\s*,|^\s*,|,\s*$", gold):
+        return "an element is empty"
     if refused := replace(caps, value_digits=inf).refuse(gold):
         return refused
     if caps.refuse(gold) or parse_based(gold):

@@ -71,7 +71,7 @@ def normalize(answer: str) -> str:
         text = pattern.sub(to, text)
     text = _SPACES.sub(" ", collapse_braces(text)).strip()
     text = text.strip('"`').rstrip()
-    while text.endswith((".", ",", ";", ":", "!")) and not text.endswith(("\\,", "\\;", "\\!")) and not re.search(r"[\d)}\]a-z]!$", text):
+    while text.endswith((".", ",", ";", ":")) and not text.endswith(("\\,", "\\;", "\\:")):
         text = text[:-1].rstrip()
     return strip_group(text)
 

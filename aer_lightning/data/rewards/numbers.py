@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from math import inf
 
 from aer_lightning.data.rewards.units import UNIT_PATTERN, Unit, read_unit
 
@@ -184,11 +185,16 @@ def _values_equal(a: Number, b: Number) -> bool:
         return True
     if a.value.denominator == 1 or b.value.denominator == 1:
         return False
-    places = [n.decimals for n in (a, b) if n.decimals is not None and precise_decimal(n)]
-    # A number that is written exactly, and so has finitely many decimals, is compared with all of them.
-    if not places or any(n.decimals is not None and not precise_decimal(n) for n in (a, b)):
+    shown, exact = sorted((a, b), key=lambda n: inf if n.decimals is None else n.decimals)
+    # Both have to be precise where both are decimals: a short decimal is exactly what it says.
+    if not precise_decimal(shown) or (exact.decimals is not None and not precise_decimal(exact)):
         return False
-    return abs(a.value - b.value) < Fraction(1, 10 ** min(places))
+    return rounds_to(exact.value, shown) or truncates_to(exact.value, shown)
+
+
+def truncates_to(exact: Fraction, shown: Number) -> bool:
+    """True if ``shown`` is ``exact`` with the digits after the last place that it writes cut off."""
+    return exact * shown.value >= 0 and 0 <= abs(exact) - abs(shown.value) < Fraction(1, 10 ** (shown.decimals or 0))
 
 
 def rounds_to(exact: Fraction, shown: Number) -> bool:

@@ -150,6 +150,8 @@ class VerifierPool:
         self._selector = selectors.DefaultSelector()
         for _ in range(self.workers):
             self._spawn()
+        for worker in self._pool:
+            self._greet(worker)
 
     def _forget(self) -> None:
         """Drop what belongs to another process without ending it."""
@@ -183,6 +185,14 @@ class VerifierPool:
         ours.settimeout(max(self.timeout_s, 1.0))
         self._pool.append(worker)
         self._selector.register(ours, selectors.EVENT_READ, worker)
+
+    def _greet(self, worker: _Worker) -> None:
+        """Wait for the hello of a new worker, so that a failure to start is found here and not in the first batch."""
+        try:
+            hello = receive_frame(worker.sock)
+            worker.pid = int(json.loads(hello)["pid"]) if hello else None
+        except OSError:
+            pass  # it is slow; the loop waits for it until its own deadline
 
     def _discard(self, worker: _Worker, replace: bool = True) -> None:
         """Kill a worker and start another in its place."""

@@ -18,11 +18,11 @@ _NAMES: dict[str, str] = {
 _CANONICAL = {spelling: name for name, spellings in _NAMES.items() for spelling in spellings.split()}
 _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 # Words that change what a number says: dropping one of them as if it were a unit would pay for another answer.
-_LOADED_WORDS = """or and not no never without except but either neither nor maybe perhaps possibly probably unknown between from to than
-    more less fewer greater most least about approximately roughly around nearly almost over under above below up down plus minus times negative
-    positive squared cubed factorial half halves third thirds quarter quarters fourth fourths fifth fifths tenth tenths hundredth
-    hundredths thousandth thousandths twice double triple choose mod modulo base percent if when instead wrong incorrect false any all
-    other another also while versus vs root square_root power inverse reciprocal point pi infinity infinite zero one two three
+_LOADED_WORDS = """or and not no never without except but either neither nor maybe perhaps possibly probably unknown between from to
+    than more less fewer greater most least about approximately roughly around nearly almost over under above below up down plus minus
+    times negative positive squared cubed factorial half halves third thirds quarter quarters fourth fourths fifth fifths tenth tenths
+    hundredth hundredths thousandth thousandths twice double triple choose mod modulo base percent if when instead wrong incorrect false any
+    all other another also while versus vs root square_root power inverse reciprocal point pi infinity infinite zero one two three
     sin cos tan cot sec csc log exp lim det gcd lcm sqrt
     four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety"""
 _LOADED = frozenset(_LOADED_WORDS.split())
