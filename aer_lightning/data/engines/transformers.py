@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from aer_lightning.data.engines.base import Completion, GenerationRequest, SamplingParams, check_request_lengths
+from aer_lightning.data.engines.base import Completion, Engine, GenerationRequest, SamplingParams, check_request_lengths
 from aer_lightning.data.engines.folder import WeightNames, end_token_ids, load_config
 from aer_lightning.errors import ConfigError
 
@@ -26,7 +26,7 @@ _ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 _REQUEST, _SEED, _STEP, _START, _TOKEN = range(5)
 
 
-class TransformersEngine:
+class TransformersEngine(Engine):
     """Batched sampling with a key-value cache from an own copy of the model, on the device of the trainer.
 
     Args:

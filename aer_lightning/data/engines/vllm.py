@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from aer_lightning.data.engines.base import Completion, GenerationRequest, SamplingParams, check_request_lengths
+from aer_lightning.data.engines.base import Completion, Engine, GenerationRequest, SamplingParams, check_request_lengths
 from aer_lightning.data.engines.folder import WeightNames, end_token_ids, load_config
 from aer_lightning.data.engines.worker_process import WorkerError, WorkerProcess
 from aer_lightning.errors import ConfigError
@@ -23,7 +23,7 @@ _SINGLE_THREAD_PARAMETERS = 50_000_000
 _BUCKET_BYTES = 512 << 20
 
 
-class VLLMEngine:
+class VLLMEngine(Engine):
     """Sampling with vLLM in a process of its own, started beside whatever the trainer does until the first rollout.
 
     The served head is always untied: vLLM keeps the old head of a tied model when weights are reloaded.
