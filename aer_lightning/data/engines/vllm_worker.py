@@ -59,13 +59,16 @@ class VLLMWorker:
         first, last = bucket["first"], bucket["last"]
 
         def load(model: torch.nn.Module) -> None:
+            from vllm.config import set_current_vllm_config
             from vllm.model_executor.model_loader import reload
 
-            if first:
-                reload.initialize_layerwise_reload(model)
-            model.load_weights(iter(weights))  # type: ignore[operator]
-            if last:
-                reload.finalize_layerwise_reload(model, self.llm.llm_engine.model_config)
+            engine = self.llm.llm_engine
+            with set_current_vllm_config(engine.vllm_config):
+                if first:
+                    reload.initialize_layerwise_reload(model)
+                model.load_weights(iter(weights))  # type: ignore[operator]
+                if last:
+                    reload.finalize_layerwise_reload(model, engine.model_config)
 
         self.llm.apply_model(load)
         torch.cuda.synchronize()

@@ -192,3 +192,28 @@ class TestRealEngine:
         engine.start(folder, max_model_len=100_000, device=CPU, seed=0)  # the model has 256 positions
         with pytest.raises(ConfigError, match=r"vLLM did not start(.|\n)*max_model_len(.|\n)*TransformersEngine"):
             engine.sync_weights(model.state_dict().items(), version=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.vllm
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+@pytest.mark.parametrize("tied", [False, True])
+def test_on_a_gpu_weights_come_from_the_trainers_memory_and_sleep_gives_memory_back(folders, monkeypatch, tied):
+    monkeypatch.setattr("aer_lightning.data.engines.vllm._BUCKET_BYTES", 20_000)  # several buckets
+    folder, model = folders("qwen3", tied)
+    device = torch.device("cuda", 0)
+    weights = {name: tensor.to(device) for name, tensor in model.state_dict().items()}
+    engine = VLLMEngine(gpu_memory_utilization=0.2, dtype="float32", enforce_eager=True)
+    engine.start(folder, max_model_len=64, device=device, seed=0)
+    try:
+        requests, sampling = make_requests(8, 5), SamplingParams(0.8, 20)
+        for version in (0, 1):
+            engine.sync_weights(weights.items(), version=version)
+            assert_faithful(model, requests, engine.generate(requests, sampling), 0.8, 20, tolerance=2e-3)
+            awake = torch.cuda.mem_get_info(device)[0]
+            engine.sleep()
+            assert torch.cuda.mem_get_info(device)[0] > awake
+        assert_faithful(model, requests, engine.generate(requests, sampling), 0.8, 20, tolerance=2e-3)
+    finally:
+        engine.close()
