@@ -94,6 +94,10 @@ class RolloutProgressBar(RichProgressBar):
             when = f"after {done} rollouts" if trainer.state.fn == "fit" else "evaluation"
             self._line(f"{when}: {'; '.join(parts)}")
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the finished bar above what is printed at the end of a run."""
+        self._stop_progress()
+
     def _prints(self, trainer: pl.Trainer) -> bool:
         return self.plain and self.every > 0 and trainer.is_global_zero
 

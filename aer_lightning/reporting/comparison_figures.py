@@ -99,7 +99,7 @@ def _training(methods: Sequence[Method], name: str, title: str, unit: str, colum
             runs = [r.metrics for r in method.runs if not np.isnan(r.metrics.column(column)).all()]
             if not runs:
                 continue
-            window = max(1, len(runs[0]) // 40)
+            window = max(1, len(runs[0]) // 20)
             x, rows = _aligned(runs, column, window)
             mean, error = mean_and_error(rows)
             if len(runs) > 1:
@@ -109,7 +109,7 @@ def _training(methods: Sequence[Method], name: str, title: str, unit: str, colum
             axes.plot(x, mean, color=colour[method.name], **marks)  # type: ignore[arg-type]
         axes.set(xlabel="rollout", ylabel=unit)
         axes.set_xlim(left=0)
-        caption = "Mean over seeds, moving average over a fortieth of the run; the band is the standard error over seeds."
+        caption = "Mean over seeds, moving average over a twentieth of the run; the band is the standard error over seeds."
         if levels:
             caption += _entropy_levels(axes, methods, colour)
         elif name == "alpha":

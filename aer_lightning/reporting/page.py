@@ -23,8 +23,8 @@ h2 { font-size: 20px; margin: 44px 0 10px; }
 p { margin: 0 0 12px; max-width: 76ch; }
 .lead, figcaption, .note { color: var(--muted); }
 .note { font-size: 14px; }
-nav { margin: 16px 0 0; font-size: 14px; }
-nav a { color: var(--accent); margin-right: 16px; text-decoration: none; white-space: nowrap; }
+nav { margin: 16px 0 0; font-size: 14px; display: flex; flex-wrap: wrap; gap: 4px 16px; }
+nav a { color: var(--accent); text-decoration: none; }
 nav a:hover { text-decoration: underline; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; margin: 8px 0 12px; }

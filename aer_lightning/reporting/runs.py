@@ -70,8 +70,8 @@ def read_run(argument: str) -> FinishedRun:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give the folders of finished runs")
     if not (folder / METRICS_FILE).is_file():
-        inner = sorted(p.parent for p in folder.glob(f"*/{METRICS_FILE}"))
-        hint = f"; the runs are inside of it: {folder}/*" if inner else "; is it the folder of a run, with the CSV logger on?"
+        inside = next((depth for depth in ("*", "*/*") if next(folder.glob(f"{depth}/{METRICS_FILE}"), None)), None)
+        hint = f"; the runs are inside of it: {folder}/{inside}" if inside else "; is it the folder of a run, with the CSV logger on?"
         raise DataError(f"{folder}: no {METRICS_FILE}, so there is nothing to compare{hint}")
     metrics = read_metrics(folder)
     if not len(metrics):
@@ -127,7 +127,7 @@ def check_same_task(first: FinishedRun, other: FinishedRun) -> None:
     task = {f"data.init_args.{k}": v for k, v in task.items()} | {"model.init_args.pretrained": (pretrained[0], pretrained[1])}
     budget = {f"data.init_args.{key}": (first.data.get(key), other.data.get(key)) for key in BUDGET}
     for what, values in (("task", task), ("budget", budget)):
-        if different := [f"{key} is {_short(b)}, not {_short(a)}" for key, (a, b) in values.items() if a != b]:
+        if different := [_difference(key, a, b) for key, (a, b) in values.items() if a != b]:
             raise ConfigError(
                 f"{other.folder}: another {what} than {first.folder}: {'; '.join(different[:3])}; compare runs of one task and budget"
             )
@@ -191,8 +191,21 @@ def _equal(a: Any, b: Any) -> bool:
 
 def _where(first: FinishedRun, other: FinishedRun, section: str) -> str:
     """The dotted name of the first difference."""
-    a, b, path = _method_value(first, section), _method_value(other, section), section
-    while isinstance(a, dict) and isinstance(b, dict):
+    return _first_difference(section, _method_value(first, section), _method_value(other, section))[0]
+
+
+def _difference(name: str, a: Any, b: Any) -> str:
+    """``name is b, not a`` for the first place in which two values differ."""
+    name, a, b = _first_difference(name, a, b)
+    return f"{name} is {_short(b)}, not {_short(a)}"
+
+
+def _first_difference(name: str, a: Any, b: Any) -> tuple[str, Any, Any]:
+    """Dotted name and both values, as deep as dictionaries and lists of equal length go."""
+    while True:
+        if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+            a, b = dict(enumerate(a)), dict(enumerate(b))
+        if not (isinstance(a, dict) and isinstance(b, dict)):
+            return name, a, b
         key = next(k for k in {**a, **b} if not _equal(a.get(k), b.get(k)))
-        a, b, path = a.get(key), b.get(key), f"{path}.{key}"
-    return path
+        name, a, b = f"{name}.{key}", a.get(key), b.get(key)

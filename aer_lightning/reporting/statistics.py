@@ -49,7 +49,7 @@ TRAINING = (
     Figure("reward_area", "reward area", "area under the reward curve over the number of rollouts: mean reward of training", 3, 1),
     Figure("last_entropy", "last H / H_0", "mean entropy of the last tenth of the rollouts over that of the first rollout", 2),
     Figure("in_band", "H in band", "share of all rollouts with an entropy within 15 % of the run's own target H*", 2, 1),
-    Figure("in_band_late", "H in band, 2nd half", "the same over the last half of the rollouts", 2, 1),
+    Figure("in_band_late", "H in band, late", "the same over the last half of the rollouts", 2, 1),
     Figure("tokens_per_second", "tokens/s", "tokens over the time of generating and grading them", 0),
 )
 
@@ -57,7 +57,9 @@ TRAINING = (
 def evaluation_figures(source: str, several: bool) -> tuple[Figure, ...]:
     """The rows for one held-out source."""
     prefix = f"{source} " if several else ""
-    passes = [Figure(f"{source}/pass@{k}", f"{prefix}pass@{k}", f"pass@{k} on the held-out problems of {source}", 3, 1) for k in PASS_KS]
+    chance = "chance that {} right after training, held-out problems of " + source
+    some = {k: "a sample is" if k == 1 else f"at least one of {k} samples is" for k in PASS_KS}
+    passes = [Figure(f"{source}/pass@{k}", f"{prefix}pass@{k}", chance.format(some[k]), 3, 1) for k in PASS_KS]
     distinct = Figure(
         f"{source}/distinct_correct", f"{prefix}distinct right", f"different right answers per held-out problem of {source}", 2, 1
     )

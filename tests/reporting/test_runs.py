@@ -35,6 +35,9 @@ def test_folder_without_metrics_is_refused(make_run, tmp_path):
         read_run(str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match=r"group: no metrics\.csv.*group/\*"):
         read_run(str(tmp_path / "group"))
+    make_run("deep/aer/one")
+    with pytest.raises(DataError, match=r"deep/\*/\*"):
+        read_run(str(tmp_path / "deep"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty: no metrics\.csv"):
         read_run(str(tmp_path / "empty"))
@@ -56,7 +59,10 @@ def test_folder_without_rollouts_or_config_is_refused(make_run):
     ("changes", "message"),
     [
         ({"data.init_args.max_new_tokens": 64}, r"b: another task than .*a: data\.init_args\.max_new_tokens is 64, not 26"),
-        ({"data.init_args.prompts.init_args.numbers": [4]}, r"another task .*data\.init_args\.prompts"),
+        (
+            {"data.init_args.prompts.init_args.numbers": [4]},
+            r"task .*data\.init_args\.prompts\.init_args\.numbers.* is \[4\], not \[2, 3\]",
+        ),
         ({"data.init_args.evaluation": []}, r"another task .*data\.init_args\.evaluation"),
         ({"model.init_args.pretrained": "other"}, r"another task .*model\.init_args\.pretrained is other, not countdown-tiny"),
         ({"data.init_args.eval_temperature": 0.5}, r"another task .*eval_temperature is 0\.5, not 1\.0"),
