@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from aer_lightning.callbacks.curves import Curves
 from aer_lightning.callbacks.evaluation_log import EvaluationLog
 from aer_lightning.callbacks.export import HFExport
+from aer_lightning.callbacks.history import MetricsHistory
 from aer_lightning.callbacks.initial_validation import InitialValidation
 from aer_lightning.callbacks.progress import RolloutProgressBar
 from aer_lightning.callbacks.random_state import RandomState
@@ -25,7 +26,7 @@ from aer_lightning.callbacks.samples import SampleLog
 from aer_lightning.callbacks.summary import Summary
 from aer_lightning.cli_errors import OneLineParser, find_user_error
 from aer_lightning.data.datamodule import RolloutDataModule
-from aer_lightning.errors import ConfigError
+from aer_lightning.errors import ConfigError, UserError
 from aer_lightning.modules.policy import PolicyModule
 
 REPORTING = {
@@ -37,6 +38,7 @@ REPORTING = {
     "curves": Curves,
     "export": HFExport,
     "summary": Summary,
+    "history": MetricsHistory,
 }
 TRAINER_DEFAULTS = {
     "num_sanity_val_steps": 0,  # the initial validation is a whole one, and logged
@@ -123,29 +125,57 @@ def run_dir(chosen: str | None, name: str) -> Path:
     return path
 
 
+def build(argv: list[str], run: bool = True) -> AERCommandLine:
+    """Parse ``argv`` (a subcommand first), build module, data and trainer, and run the subcommand unless told not to."""
+    if process_rank() == 0:
+        os.environ.pop(RUN_DIR_VARIABLE, None)
+    # Figures are reduced over ranks before they are logged, so Lightning's advice to reduce them does not apply.
+    warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    kind = AERCommandLine if run else _Built
+    return kind(
+        PolicyModule,
+        RolloutDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        trainer_defaults=TRAINER_DEFAULTS,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        parser_kwargs={name: dict(PARSER) for name in AERCommandLine.subcommands()} | PARSER,
+        parser_class=OneLineParser,
+        args=argv,
+    )
+
+
+class _Built(AERCommandLine):
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Stop where everything is built."""
+
+
 def main(argv: list[str]) -> int:
     """Run ``fit``, ``validate``, ``test`` or ``predict``.
 
     Raises:
         ConfigError: Lightning refused a combination of options.
     """
-    os.environ.pop(RUN_DIR_VARIABLE, None) if process_rank() == 0 else None
-    # Figures are reduced over ranks before they are logged, so Lightning's advice to reduce them does not apply.
-    warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
-    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     try:
-        AERCommandLine(
-            PolicyModule,
-            RolloutDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            trainer_defaults=TRAINER_DEFAULTS,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            parser_kwargs={name: dict(PARSER) for name in AERCommandLine.subcommands()} | PARSER,
-            parser_class=OneLineParser,
-            args=argv,
-        )
+        build(argv)
     except MisconfigurationException as error:
+        discard_unused_run_dir()
         raise ConfigError(" ".join(str(error).split())) from error
+    except UserError:
+        discard_unused_run_dir()
+        raise
     return 0
+
+
+def discard_unused_run_dir() -> None:
+    """Remove the folder of a run that was refused before it trained, so that the same command works once mended."""
+    path = Path(os.environ.get(RUN_DIR_VARIABLE, ""))
+    if process_rank() != 0 or not path.name or not path.is_dir():
+        return
+    files = list(path.iterdir())
+    if all(f.is_file() and f.name.startswith(("events.out.tfevents", "config.yaml", "hparams.yaml")) for f in files):
+        for file in files:
+            file.unlink()
+        path.rmdir()

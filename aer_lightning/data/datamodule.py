@@ -130,9 +130,10 @@ class RolloutDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.sizes = Sizes(prompts_per_rollout, responses_per_prompt, optimizer_steps_per_rollout, micro_batch_size)
+        if responses_per_prompt > 0:
+            check_estimator(advantage, responses_per_prompt)
         if problem := self.sizes.problem():
             raise ConfigError(problem)
-        check_estimator(advantage, responses_per_prompt)
         for name, value in {
             "rollouts_per_epoch": rollouts_per_epoch,
             "max_prompt_tokens": max_prompt_tokens,
@@ -170,6 +171,7 @@ class RolloutDataModule(pl.LightningDataModule):
         self._verifiers: list[tuple[Any, Verifier]] = []
         self._collector: Collector | None = None
         self._restored: dict[str, Any] | None = None
+        self._counts_rollouts = False
         self.tokenizer: Any = None
         self.stream: PromptStream | None = None
         self.rollouts = 0
@@ -215,6 +217,10 @@ class RolloutDataModule(pl.LightningDataModule):
                 f"trainer.accumulate_grad_batches: leave it out; it follows from the rollout's sizes and is {self.sizes.accumulate}"
             )
         self.trainer.accumulate_grad_batches = self.sizes.accumulate
+        # Metrics belong to rollouts, so trainer.log_every_n_steps counts rollouts: Lightning would log the last rollout's again otherwise.
+        if not self._counts_rollouts:
+            self.trainer.log_every_n_steps *= self.sizes.steps
+            self._counts_rollouts = True
 
     def _open(self, source: PromptSource, shuffle: bool) -> PromptStream:
         verifier = next((v for grader, v in self._verifiers if grader == source.grader), None)

@@ -1,0 +1,136 @@
+"""The command line as its users know it, on a random model, with the shipped configs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+ROOT = Path(__file__).parents[2]
+OVERLAYS = sorted(p.relative_to(ROOT) for p in (ROOT / "configs").rglob("*.yaml") if "strategy" not in p.parts)
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys; from aer_lightning.__main__ import main; main(['--help']); print(sorted(m for m in ('torch', 'lightning', 'numpy', 'transformers') if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    for command in ("fit", "validate", "test", "predict", "grade", "compare"):
+        assert command in done.stdout
+
+
+def test_version_and_unknown_command(cli):
+    assert cli.run("--version")[1].startswith("aer_lightning ")
+    status, _, err = cli.run("train")
+    assert status == 2 and "train" in err and "fit" in err
+
+
+def test_default_run_leaves_what_a_user_needs(cli, small, random_model, tmp_path, read_metrics):
+    run = tmp_path / "run"
+    status, out, err = cli.run("fit", "-c", "configs/aer.yaml", *small(random_model, run, epochs=2))
+    assert status == 0, err
+    assert {"config.yaml", "metrics.csv", "samples.jsonl", "curves.png", "summary.json", "checkpoints", "model"} <= {
+        p.name for p in run.iterdir()
+    }
+    assert list(run.glob("events.out.tfevents*"))
+    assert (run / "checkpoints" / "last.ckpt").exists()
+    rows = read_metrics(run)
+    assert [row["rollout/index"] for row in rows] == [0, 1, 2, 3]
+    assert {"rollout/reward", "rollout/entropy", "aer/alpha", "aer/target_entropy", "train/loss", "train/grad_norm"} <= rows[0].keys()
+    assert "H_0" in out and str(run) in out
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    exported = AutoModelForCausalLM.from_pretrained(run / "model")
+    AutoTokenizer.from_pretrained(run / "model")
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(tensor, checkpoint[f"policy.model.{name}"]) for name, tensor in exported.state_dict().items())
+
+    # The saved config alone starts the same run again.
+    again = tmp_path / "again"
+    status, _, err = cli.run("fit", "-c", run / "config.yaml", f"--run_dir={again}")
+    assert status == 0, err
+    same = ("rollout/entropy", "train/loss", "aer/alpha", "rollout/reward")
+    assert [[row[k] for k in same] for row in read_metrics(again)] == [[row[k] for k in same] for row in rows]
+
+
+def test_validate_test_and_predict(cli, small, random_model, tmp_path):
+    for command in ("validate", "test", "predict"):
+        status, out, err = cli.run(command, "-c", "configs/aer.yaml", *small(random_model, tmp_path / command))
+        assert status == 0, err
+        if command != "predict":
+            assert "pass@2" in out
+
+
+def test_later_files_and_the_command_line_win(cli, tmp_path):
+    one = tmp_path / "one.yaml"
+    one.write_text("name: one\ndata:\n  init_args:\n    temperature: 0.9\n    max_new_tokens: 11\n")
+    status, out, _ = cli.run("fit", "-c", "configs/aer.yaml", "-c", one, "--data.init_args.max_new_tokens=12", "--print_config")
+    config = yaml.safe_load(out)
+    assert status == 0 and config["name"] == "one"
+    assert config["data"]["init_args"]["temperature"] == 0.9 and config["data"]["init_args"]["max_new_tokens"] == 12
+    assert config["data"]["init_args"]["responses_per_prompt"] == 16, "what no file says again stays"
+
+
+def test_an_override_reaches_every_place_that_refers_to_it(cli, tmp_path, random_model, random_llama):
+    path = tmp_path / "refer.yaml"
+    path.write_text("model:\n  init_args:\n    pretrained: " + str(random_model) + "\n    reference: ${model.init_args.pretrained}\n")
+    status, out, _ = cli.run("fit", "-c", "configs/aer.yaml", "-c", path, f"--model.init_args.pretrained={random_llama}", "--print_config")
+    assert status == 0
+    from aer_lightning.cli import build
+
+    command_line = build(["fit", "-c", "configs/aer.yaml", "-c", str(path), f"--model.init_args.pretrained={random_llama}"], run=False)
+    assert command_line.model.pretrained == command_line.model.reference == str(random_llama)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=str)
+def test_every_config_is_read_and_built(cli, overlay, tmp_path):
+    from aer_lightning.cli import build
+
+    files = (
+        [str(overlay)]
+        if overlay.name in ("aer.yaml", "gsm8k.yaml", "eval.yaml") or "paper" in overlay.parts
+        else ["configs/aer.yaml", str(overlay)]
+    )
+    command_line = build(["fit", *[a for f in files for a in ("-c", f)], f"--run_dir={tmp_path / 'r'}"], run=False)
+    assert command_line.trainer is not None
+    assert len((ROOT / overlay).read_text().splitlines()) <= 80
+
+
+@pytest.mark.parametrize("overlay", ["grpo", "fixed_entropy"])
+def test_baselines_run(cli, small, overlay, random_model, tmp_path, read_metrics):
+    run = tmp_path / "run"
+    status, _, err = cli.run("fit", "-c", "configs/aer.yaml", "-c", f"configs/{overlay}.yaml", *small(random_model, run))
+    assert status == 0, err
+    alphas = {row["aer/alpha"] for row in read_metrics(run)}
+    assert len(alphas) == 1 and alphas.pop() == pytest.approx(0.0 if overlay == "grpo" else 0.01)
+
+
+def test_resume_by_the_command_line(cli, small, random_model, tmp_path, read_metrics):
+    options = ["fit", "-c", "configs/aer.yaml"]
+    for name, epochs, extra in (
+        ("whole", 2, []),
+        ("half", 1, []),
+        ("rest", 2, [f"--ckpt_path={tmp_path / 'half' / 'checkpoints' / 'last.ckpt'}"]),
+    ):
+        status, _, err = cli.run(*options, *small(random_model, tmp_path / name, epochs=epochs), *extra)
+        assert status == 0, err
+    timed = ("seconds", "per_second")
+    rows = {
+        name: [{k: v for k, v in row.items() if not k.endswith(timed)} for row in read_metrics(tmp_path / name)]
+        for name in ("whole", "half", "rest")
+    }
+    assert rows["half"] + rows["rest"] == rows["whole"]
+
+
+def test_each_run_has_its_own_folder(tmp_path, monkeypatch):
+    from aer_lightning.cli import run_dir
+
+    monkeypatch.chdir(tmp_path)
+    first = run_dir(None, "x")
+    first.mkdir(parents=True)
+    second = run_dir(None, "x")
+    assert first != second and first.parent == second.parent == Path("runs/x")

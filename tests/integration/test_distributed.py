@@ -1,0 +1,83 @@
+"""The same global batch on one process, on two with DDP and on two with FSDP2: the same samples and the same losses."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+import torch
+
+COLUMNS = ("train/loss", "train/policy_loss", "train/entropy_bonus", "rollout/entropy", "rollout/reward", "aer/alpha", "aer/active_tokens")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Three rollouts of two optimizer steps each, by the command line, under every strategy."""
+    from aer_lightning.assets import resolve_model
+    from tests.integration.conftest import CommandLine, read_metrics, small
+
+    folder = tmp_path_factory.mktemp("strategies")
+    out = {}
+    stack = [("EntropyAnchor", {}), ("GlobalCoefficient", {"alpha_init": 0.05}), ("DifficultyCoefficient", {})]
+    overlay_path = folder / "stack.json"
+    listed = [{"class_path": f"aer_lightning.callbacks.{name}", "init_args": args} for name, args in stack]
+    overlay_path.write_text(json.dumps({"trainer": {"callbacks": listed}}))
+    options = {
+        "trainer.max_epochs": 1,
+        "data.init_args.rollouts_per_epoch": 3,
+        "data.init_args.prompts_per_rollout": 8,
+        "data.init_args.optimizer_steps_per_rollout": 2,
+        "data.init_args.micro_batch_size": 4,
+        "data.init_args.max_new_tokens": 14,
+        "model.init_args.kl_weight": 0.01,
+        "curves.enabled": "false",
+        "samples.every": 1,
+        "samples.limit": "null",
+    }
+    for name, overlay in (("single", []), ("ddp", ["-c", "configs/strategy/ddp.yaml"]), ("fsdp2", ["-c", "configs/strategy/fsdp2.yaml"])):
+        run = folder / name
+        arguments = [*small(resolve_model("countdown-tiny"), run), *(f"--{k}={v}" for k, v in options.items())]
+        status, _, err = CommandLine.spawn(None, "fit", "-c", "configs/aer.yaml", "-c", overlay_path, *overlay, *arguments)
+        assert status == 0, err[-3000:]
+        samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+        out[name] = read_metrics(run), samples, run
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_losses_do_not_depend_on_the_strategy(results, strategy):
+    single, sharded = results["single"][0], results[strategy][0]
+    assert len(single) == len(sharded) == 3
+    for a, b in zip(single, sharded, strict=True):
+        assert {k: b[k] for k in COLUMNS} == pytest.approx({k: a[k] for k in COLUMNS}, abs=1e-5)
+        assert b["rollout/entropy"] == pytest.approx(a["rollout/entropy"], abs=1e-6)
+        assert b["train/grad_norm"] == pytest.approx(a["train/grad_norm"], rel=1e-4)
+        assert b["train/reference_kl"] == pytest.approx(a["train/reference_kl"], abs=1e-6)
+    assert {r["train/loss"] for r in single} != {0.0} and single[-1]["aer/alpha"] != 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_samples_do_not_depend_on_the_strategy(results, strategy):
+    """Rank zero writes its share: each of its samples is one of the single process's."""
+    single, sharded = (
+        Counter((r["rollout"], r["id"], r["completion"], r["advantage"]) for r in results[n][1]) for n in ("single", strategy)
+    )
+    assert single.total() == 96 and sharded.total() == 48
+    assert sharded <= single
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_weights_and_validation_do_not_depend_on_the_strategy(results, strategy):
+    paths = [results[name][2] / "checkpoints" / "last.ckpt" for name in ("single", strategy)]
+    a, b = (torch.load(path, weights_only=True)["state_dict"] for path in paths)
+    assert a.keys() == b.keys()
+    # Adam divides by the root of a square: where a gradient is nearly 0, its sign decides a whole step of the learning rate.
+    differences = torch.cat([(a[k] - b[k]).abs().flatten() for k in a])
+    assert differences.max() < 3e-4 and (differences < 1e-5).float().mean() > 0.99
+    assert (results[strategy][2] / "model" / "model.safetensors").exists()
+    one, two = ((results[name][2] / "evaluation.jsonl").read_text().splitlines() for name in ("single", strategy))
+    assert len(one) == len(two) and sorted(one)[: len(one) // 2] == sorted(two)[: len(two) // 2], "the initial policy's counts are equal"
