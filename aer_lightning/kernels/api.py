@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from aer_lightning.errors import ConfigError
-from aer_lightning.kernels import direct, operators, reference
+from aer_lightning.kernels import direct, operators, reference, selection
 
 Backend = Literal["auto", "reference", "chunked", "triton"]
 LogitsCache = Literal["none", "auto"]
@@ -149,12 +149,10 @@ def linear_token_stats(
         return direct.linear_token_stats(hidden, weight, targets, bias, scalar if per_row is None else per_row, kept)
     workspace = int(workspace_mb * 2**20)
     differentiated = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in (hidden, weight, bias))
-    columns = 0
-    if differentiated and logits_cache == "auto":
-        columns = operators.backend_module(chosen).plan_cache(hidden, weight, workspace)
+    keep_logits = differentiated and logits_cache == "auto"
     group, start, total = _placement(shard, weight.shape[0])
     results = operators.linear_statistics(
-        hidden, weight, bias, targets, per_row, scalar, ignore_index, chosen, workspace, columns, group, start, total
+        hidden, weight, bias, targets, per_row, scalar, ignore_index, chosen, workspace, keep_logits, group, start, total
     )
     return results[0], results[1]
 
@@ -205,7 +203,7 @@ def _check_temperature(temperature: Tensor | float, rows: Tensor) -> tuple[float
         if temperature.requires_grad:
             raise ConfigError("temperature: has requires_grad set, but no gradient is computed for it; detach it")
         return 1.0, temperature
-    if not (temperature > 0 and math.isfinite(temperature)):
+    if not 0 < temperature < math.inf:
         raise ConfigError(f"temperature: {temperature} is not above 0 and finite")
     return float(temperature), None
 
@@ -213,8 +211,8 @@ def _check_temperature(temperature: Tensor | float, rows: Tensor) -> tuple[float
 def _check_values(targets: Tensor, ignore_index: int | None, vocabulary: int, row_temperature: Tensor | None) -> Tensor | None:
     """Check what only the data can tell; return the mask of the rows that are not ignored, None if none is."""
     if row_temperature is not None:
-        operators.check_row_temperature(row_temperature)
-    return operators.kept_rows(targets, ignore_index, vocabulary)[0]
+        selection.check_row_temperature(row_temperature)
+    return selection.kept_rows(targets, ignore_index, vocabulary)[0]
 
 
 def _check_reference(

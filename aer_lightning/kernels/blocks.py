@@ -13,6 +13,7 @@ from aer_lightning.kernels.partials import accumulation_dtype
 CPU_BLOCK_ELEMENTS = 1 << 21  # 8 MiB of fp32: two such buffers fit in the last-level cache of a small server
 CPU_BLOCK_ROWS = 1 << 11
 GPU_BLOCK_ROWS = 1 << 15
+MERGED_AT_ONCE = 64
 PRODUCT_TILE = (128, 256)  # what a matrix product on a GPU is cut into, about
 
 
@@ -24,6 +25,7 @@ class Blocks:
     columns: int
     dtype: torch.dtype  # of the accumulators
     half: bool  # products of 16-bit operands with fp32 results, which only CUDA has
+    slots: int  # how many blocks' statistics are kept until they are merged
 
     @classmethod
     def plan(cls, hidden: Tensor, weight: Tensor, workspace: int, backward: bool, element_bytes: int, half: bool) -> Blocks:
@@ -32,6 +34,11 @@ class Blocks:
         `element_bytes` is the scratch memory that one logit of a block takes.
         """
         rows, columns, width = hidden.shape[0], weight.shape[0], hidden.shape[1]
+        slots = 0
+        if not backward:
+            statistics_bytes = max(1, 4 * 8 * rows)  # and about twice that while they are merged
+            slots = min(MERGED_AT_ONCE, max(2, workspace // 16 // statistics_bytes))
+            workspace -= 3 * slots * statistics_bytes
         dtype = accumulation_dtype(torch.promote_types(hidden.dtype, weight.dtype))
         on_cpu = hidden.device.type == "cpu"
         block_rows = min(rows, CPU_BLOCK_ROWS if on_cpu else GPU_BLOCK_ROWS)
@@ -50,7 +57,7 @@ class Blocks:
             block_columns -= block_columns % multiple if block_columns < columns else 0
         elif block_columns < columns:
             block_columns = _whole_waves(block_rows, block_columns, hidden.device)
-        return cls(max(1, block_rows), max(1, block_columns), dtype, half)
+        return cls(max(1, block_rows), max(1, block_columns), dtype, half, slots)
 
     def operand(self, tensor: Tensor) -> Tensor:
         """Convert a slice to what the products take."""

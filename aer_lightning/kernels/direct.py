@@ -27,27 +27,40 @@ def is_small(rows: int, vocabulary: int, device: torch.device) -> bool:
 
 def logits_token_stats(logits: Tensor, targets: Tensor, temperature: Tensor | float, kept: Tensor | None) -> tuple[Tensor, Tensor]:
     """As `aer_lightning.kernels.logits_token_stats`; `kept` is the mask of the rows that are not ignored, None if none is."""
-    if logits.shape[0] == 0:
-        return logits.sum(1, dtype=accumulation_dtype(logits.dtype)), logits.sum(1, dtype=accumulation_dtype(logits.dtype))
-    targets = targets.long()
     if kept is None:
-        return _Statistics.apply(logits, targets, temperature)
+        return _statistics(logits, targets, temperature)
     index = kept.nonzero().squeeze(1)
-    if isinstance(temperature, Tensor):
-        temperature = temperature[index]
-    results = _Statistics.apply(logits[index], targets[index], temperature)
-    return tuple(value.new_zeros(kept.shape[0]).index_copy(0, index, value) for value in results)  # type: ignore[return-value]
+    return _spread(kept, index, _statistics(logits[index], targets[index], _rows_of(temperature, index)))
 
 
 def linear_token_stats(
     hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, temperature: Tensor | float, kept: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """As `aer_lightning.kernels.linear_token_stats`; `kept` as above."""
+    if kept is not None:  # before the product, so that nothing of an ignored row reaches the gradient of the weight
+        index = kept.nonzero().squeeze(1)
+        results = linear_token_stats(hidden[index], weight, targets[index], bias, _rows_of(temperature, index), None)
+        return _spread(kept, index, results)
     dtype = accumulation_dtype(torch.promote_types(hidden.dtype, weight.dtype))
     disabled = torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext()
     with disabled:
         logits = linear(hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
-    return logits_token_stats(logits, targets, temperature, kept)
+    return _statistics(logits, targets, temperature)
+
+
+def _statistics(logits: Tensor, targets: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
+    if logits.shape[0] == 0:
+        return logits.sum(1, dtype=accumulation_dtype(logits.dtype)), logits.sum(1, dtype=accumulation_dtype(logits.dtype))
+    return _Statistics.apply(logits, targets.long(), temperature)
+
+
+def _rows_of(temperature: Tensor | float, index: Tensor) -> Tensor | float:
+    return temperature[index] if isinstance(temperature, Tensor) else temperature
+
+
+def _spread(kept: Tensor, index: Tensor, results: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    logprob, entropy = (value.new_zeros(kept.shape[0]).index_copy(0, index, value) for value in results)
+    return logprob, entropy
 
 
 class _Statistics(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""The Triton backend: the kernels of `triton_rows` and `triton_products`, and how they are launched.
+"""The Triton backend: the kernels of `triton_rows` and `triton_products` behind the interface of `chunked`.
 
 Two forms of the forward and of the backward pass over a block of logits:
 
@@ -10,19 +10,25 @@ Two forms of the forward and of the backward pass over a block of logits:
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from functools import cache as remember
+from dataclasses import replace
 
 import torch
-import triton
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
-from aer_lightning.kernels import linear, triton_products, triton_rows
+from aer_lightning.kernels import linear
 from aer_lightning.kernels.blocks import Blocks
-from aer_lightning.kernels.launch import INTERPRETED, ROW_BLOCK, TILE, ProductLaunch, launch_of, processors, sum_tile_for
+from aer_lightning.kernels.launch import INTERPRETED, ROW_BLOCK, TILE, launch_of
 from aer_lightning.kernels.linear import Factors, has_mixed_products
 from aer_lightning.kernels.partials import RowStatistics, accumulation_dtype
+from aer_lightning.kernels.triton_launch import (
+    launch_gradient,
+    launch_merge,
+    launch_product,
+    launch_product_gradient,
+    launch_product_statistics,
+    launch_statistics,
+    splits_of,
+)
 
 FORWARD = "rows"
 BACKWARD = "rows"
@@ -33,9 +39,9 @@ def logits_partials(logits: Tensor, targets: Tensor, inverse_temperature: Tensor
     """Compute the partial statistics ``[4, S, N]`` of logits ``[N, V]``, S > 1 where N alone does not fill the device."""
     rows, columns = logits.shape
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
-    splits, split_columns = _splits(rows, columns, logits.device)
+    splits, split_columns = splits_of(rows, columns, logits.device)
     partials = logits.new_empty((4, splits, rows), dtype=accumulation_dtype(logits.dtype))
-    _launch_statistics(partials, logits, targets, inverse_temperature, split_columns, None, partials, 0)
+    launch_statistics(partials, logits, targets, inverse_temperature, split_columns, None, partials, 0)
     return partials
 
 
@@ -43,7 +49,7 @@ def logits_backward(gradient: Tensor, logits: Tensor, targets: Tensor, factors: 
     """Write the gradient of the logits ``[N, V]`` into `gradient`, which may be the logits themselves."""
     source = logits if logits.stride(1) == 1 else logits.contiguous()
     result = gradient if gradient.stride(1) == 1 else torch.empty_like(source)
-    _launch_gradient(result, source, None, targets, factors, 0, 0)
+    launch_gradient(result, source, None, targets, factors, 0, 0)
     if result is not gradient:
         gradient.copy_(result)
 
@@ -100,14 +106,14 @@ def plan_cache(hidden: Tensor, weight: Tensor, workspace: int) -> int:
 def merge(partials: Tensor, inverse_temperature: Tensor | float) -> Tensor:
     """Merge partial statistics ``[4, S, N]`` to ``[4, N]``."""
     merged = partials.new_empty((4, partials.shape[2]))
-    _launch_merge(partials, inverse_temperature, merged.unbind(0), finish=False)
+    launch_merge(partials, inverse_temperature, merged.unbind(0), finish=False)
     return merged
 
 
 def finish(partials: Tensor, inverse_temperature: Tensor | float) -> RowStatistics:
     """Turn partial statistics ``[4, S, N]`` into the results."""
     results = RowStatistics(*(partials.new_empty(partials.shape[2]) for _ in range(4)))
-    _launch_merge(partials, inverse_temperature, results, finish=True)
+    launch_merge(partials, inverse_temperature, results, finish=True)
     return results
 
 
@@ -127,7 +133,7 @@ class _TritonRows:
         if cached and self.blocks.columns < weight.shape[0]:
             tile = CACHE_TILE[FORWARD]
             columns = max(tile, self.blocks.columns // tile * tile)
-            self.blocks = Blocks(self.blocks.rows, columns, dtype, half)
+            self.blocks = replace(self.blocks, columns=columns)
         self.launch = launch_of(hidden, weight, hidden.dtype if half else dtype, bias is not None, cached and not backward)
         self.own_product = half and not has_mixed_products(hidden.device, hidden.dtype)
         elements = self.blocks.rows * self.blocks.columns
@@ -144,7 +150,7 @@ class _TritonRows:
 
     def product(self, out: Tensor, left: Tensor, right: Tensor, accumulate: bool = False) -> None:
         if self.own_product and left.dtype != out.dtype:
-            _launch_product(out, left, right, accumulate, self.launch)
+            launch_product(out, left, right, accumulate, self.launch)
         else:
             linear.product(out, left, right, accumulate)
 
@@ -166,17 +172,17 @@ class _TritonRows:
         if FORWARD == "product":
             tiles = -(-columns // self.launch.columns)
             tile_partials = partials.new_empty((4, tiles, rows))
-            _launch_product_statistics(
+            launch_product_statistics(
                 tile_partials, hidden, weight, bias, targets, inverse_temperature, cache, cache_maximum, first_tile, self.launch
             )
         else:
             logits = self._project(hidden, weight, bias)
-            splits, split_columns = _splits(rows, columns, hidden.device)
+            splits, split_columns = splits_of(rows, columns, hidden.device)
             tile_partials = partials.unsqueeze(1) if splits == 1 else partials.new_empty((4, splits, rows))
-            _launch_statistics(tile_partials, logits, targets, inverse_temperature, split_columns, cache, cache_maximum, first_tile)
+            launch_statistics(tile_partials, logits, targets, inverse_temperature, split_columns, cache, cache_maximum, first_tile)
             if splits == 1:
                 return
-        _launch_merge(tile_partials, inverse_temperature, partials.unbind(0), finish=False)
+        launch_merge(tile_partials, inverse_temperature, partials.unbind(0), finish=False)
 
     def project_gradient(
         self, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, first: int, factors: Factors
@@ -184,15 +190,15 @@ class _TritonRows:
         gradient = _view(self.gradient, (hidden.shape[0], weight.shape[0]))
         targets = targets - first
         if BACKWARD == "product":
-            _launch_product_gradient(gradient, hidden, weight, bias, targets, factors, self.launch)
+            launch_product_gradient(gradient, hidden, weight, bias, targets, factors, self.launch)
         else:
-            _launch_gradient(gradient, self._project(hidden, weight, bias), None, targets, factors, 0, 0)
+            launch_gradient(gradient, self._project(hidden, weight, bias), None, targets, factors, 0, 0)
         return gradient
 
     def cached_gradient(self, cache: Tensor, cache_maximum: Tensor, targets: Tensor, first: int, factors: Factors) -> Tensor:
         gradient = _view(self.gradient, (cache.shape[0], cache.shape[1]))
         tile = CACHE_TILE[FORWARD]
-        _launch_gradient(gradient, cache, cache_maximum, targets - first, factors, first // tile, tile)
+        launch_gradient(gradient, cache, cache_maximum, targets - first, factors, first // tile, tile)
         return gradient
 
     def _project(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -201,234 +207,6 @@ class _TritonRows:
         if bias is not None:
             logits += bias
         return logits
-
-
-def _launch_statistics(
-    partials: Tensor,
-    logits: Tensor,
-    targets: Tensor,
-    inverse_temperature: Tensor | float,
-    split_columns: int,
-    cache: Tensor | None,
-    cache_maximum: Tensor,
-    first_tile: int,
-) -> None:
-    rows, columns = logits.shape
-    if rows == 0:
-        return
-    splits = partials.shape[1]
-    inverse, inverse_stride = _inverse(inverse_temperature, partials)
-    block = ROW_BLOCK if cache is not None else min(ROW_BLOCK * 4, triton.next_power_of_2(split_columns))
-    with _device(logits):
-        triton_rows.statistics_kernel[(rows * splits,)](
-            logits,
-            targets,
-            inverse,
-            partials,
-            logits if cache is None else cache,
-            cache_maximum,
-            logits.stride(0),
-            inverse_stride,
-            partials.stride(0),
-            partials.stride(1),
-            0 if cache is None else cache.stride(0),
-            0 if cache is None else cache_maximum.stride(0),
-            columns,
-            split_columns,
-            splits,
-            first_tile,
-            CACHED=cache is not None,
-            BLOCK=block,
-            num_warps=8 if block >= 2048 else 4,
-        )
-
-
-def _launch_gradient(
-    gradient: Tensor, logits: Tensor, cache_maximum: Tensor | None, targets: Tensor, factors: Factors, first_tile: int, tile: int
-) -> None:
-    rows, columns = logits.shape
-    if rows == 0:
-        return
-    inverse, inverse_stride = _inverse(factors.inverse_temperature, factors.maximum)
-    block = min(ROW_BLOCK, triton.next_power_of_2(columns))
-    column_blocks = -(-columns // block)
-    with _device(logits):
-        triton_rows.gradient_kernel[(rows * column_blocks,)](
-            gradient,
-            logits,
-            factors.maximum if cache_maximum is None else cache_maximum,
-            targets,
-            inverse,
-            factors.maximum,
-            factors.log_sum,
-            factors.entropy,
-            factors.grad_logprob,
-            factors.grad_logprob if factors.grad_entropy is None else factors.grad_entropy,
-            gradient.stride(0),
-            logits.stride(0),
-            0 if cache_maximum is None else cache_maximum.stride(0),
-            inverse_stride,
-            columns,
-            column_blocks,
-            first_tile,
-            ENTROPY=factors.grad_entropy is not None,
-            TILE=tile,
-            BLOCK=block,
-            num_warps=8 if block >= 2048 else 4,
-        )
-
-
-def _launch_merge(partials: Tensor, inverse_temperature: Tensor | float, results: tuple[Tensor, ...] | RowStatistics, finish: bool) -> None:
-    _, splits, rows = partials.shape
-    if rows == 0:
-        return
-    inverse, inverse_stride = _inverse(inverse_temperature, partials)
-    with _device(partials):
-        triton_rows.merge_kernel[(triton.cdiv(rows, 32),)](
-            partials,
-            inverse,
-            *results,
-            partials.stride(0),
-            partials.stride(1),
-            inverse_stride,
-            splits,
-            rows,
-            FINISH=finish,
-            ROWS=32,
-            SPLITS=min(32, triton.next_power_of_2(splits)),
-            num_warps=4,
-        )
-
-
-def _launch_product_statistics(
-    partials: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    inverse_temperature: Tensor | float,
-    cache: Tensor | None,
-    cache_maximum: Tensor,
-    first_tile: int,
-    launch: ProductLaunch,
-) -> None:
-    hidden, weight = _row_major(hidden), _row_major(weight)
-    inverse, inverse_stride = _inverse(inverse_temperature, partials)
-    with _device(hidden):
-        triton_products.product_statistics_kernel[launch.grid(hidden.shape[0], weight.shape[0])](
-            *_operands(hidden, weight, launch),
-            hidden if bias is None else bias,
-            targets,
-            inverse,
-            partials,
-            hidden if cache is None else cache,
-            cache_maximum,
-            hidden.stride(0),
-            weight.stride(0),
-            inverse_stride,
-            partials.stride(0),
-            partials.stride(1),
-            0 if cache is None else cache.stride(0),
-            0 if cache is None else cache_maximum.stride(0),
-            hidden.shape[0],
-            weight.shape[0],
-            hidden.shape[1],
-            first_tile,
-            BIAS=bias is not None,
-            CACHED=cache is not None,
-            **launch.options(),
-        )
-
-
-def _launch_product_gradient(
-    gradient: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, factors: Factors, launch: ProductLaunch
-) -> None:
-    hidden, weight = _row_major(hidden), _row_major(weight)
-    inverse, inverse_stride = _inverse(factors.inverse_temperature, factors.maximum)
-    with _device(hidden):
-        triton_products.product_gradient_kernel[launch.grid(hidden.shape[0], weight.shape[0])](
-            *_operands(hidden, weight, launch),
-            hidden if bias is None else bias,
-            targets,
-            inverse,
-            factors.maximum,
-            factors.log_sum,
-            factors.entropy,
-            factors.grad_logprob,
-            factors.grad_logprob if factors.grad_entropy is None else factors.grad_entropy,
-            gradient,
-            hidden.stride(0),
-            weight.stride(0),
-            inverse_stride,
-            gradient.stride(0),
-            hidden.shape[0],
-            weight.shape[0],
-            hidden.shape[1],
-            BIAS=bias is not None,
-            ENTROPY=factors.grad_entropy is not None,
-            **launch.options(),
-        )
-
-
-def _launch_product(out: Tensor, left: Tensor, right: Tensor, accumulate: bool, launch: ProductLaunch) -> None:
-    if out.is_cuda:
-        launch = sum_tile_for(launch, torch.cuda.get_device_capability(out.device)[0])
-    options = launch.options()
-    options["DTYPE"] = triton.language.float32
-    del options["DOT"], options["DESCRIPTORS"]
-    with _device(out):
-        triton_products.product_kernel[launch.grid(out.shape[0], out.shape[1])](
-            left,
-            right,
-            out,
-            left.stride(0),
-            left.stride(1),
-            right.stride(0),
-            right.stride(1),
-            out.stride(0),
-            out.shape[0],
-            out.shape[1],
-            left.shape[1],
-            ACCUMULATE=accumulate,
-            **options,
-        )
-
-
-def _splits(rows: int, columns: int, device: torch.device) -> tuple[int, int]:
-    """How often a row is split, and into how many columns: only as far as N alone does not fill the device."""
-    most = max(1, columns // ROW_BLOCK)
-    splits = min(most, -(-4 * processors(device) // max(1, rows)))
-    split_columns = -(-columns // (splits * ROW_BLOCK)) * ROW_BLOCK
-    return max(1, -(-columns // split_columns)), split_columns
-
-
-def _inverse(inverse_temperature: Tensor | float, like: Tensor) -> tuple[Tensor, int]:
-    """One value a row, or one for all with stride 0; a tensor because a float argument would be rounded to fp32 also for fp64."""
-    if isinstance(inverse_temperature, Tensor):
-        return inverse_temperature.contiguous(), 1
-    return _constant(inverse_temperature, like.dtype, like.device), 0
-
-
-@remember
-def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.full((1,), value, dtype=dtype, device=device)
-
-
-def _operands(hidden: Tensor, weight: Tensor, launch: ProductLaunch) -> tuple[Tensor | TensorDescriptor, Tensor | TensorDescriptor]:
-    if not launch.descriptors:
-        return hidden, weight
-    return (
-        TensorDescriptor.from_tensor(hidden, [launch.rows, launch.width]),
-        TensorDescriptor.from_tensor(weight, [launch.columns, launch.width]),
-    )
-
-
-def _row_major(matrix: Tensor) -> Tensor:
-    return matrix if matrix.stride(1) == 1 else matrix.contiguous()
-
-
-def _device(tensor: Tensor) -> AbstractContextManager[object]:
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def _view(buffer: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from aer_lightning.kernels.blocks import Blocks
-from aer_lightning.kernels.partials import NEGATIVE_INFINITY
 
 
 @dataclass(frozen=True)
@@ -88,16 +87,20 @@ def linear_partials(
     """Compute the partial statistics ``[4, 1, N]`` of ``hidden @ weight.T + bias``; the first columns are kept, as many as `cache` has."""
     rows, columns, cached = hidden.shape[0], weight.shape[0], cache.shape[1]
     blocks = engine.blocks
-    partials = hidden.new_empty((4, 2, rows), dtype=blocks.dtype)  # of what was seen, and of the current block
-    partials[0, 0].fill_(NEGATIVE_INFINITY)
-    partials[1:, 0].zero_()
+    ranges = list(blocks.column_ranges(columns, cached))
+    # Many are merged at once: one by one, the rounding of 200 merges would cost the entropy some 1e-6 nat.
+    slots = min(blocks.slots, max(2, len(ranges)))
+    partials = hidden.new_empty((4, slots, rows), dtype=blocks.dtype)
     for start, stop in blocks.row_ranges(rows):
         operand = blocks.operand(hidden[start:stop])
         inverse = rows_of(inverse_temperature, start, stop)
         current = partials[:, :, start:stop]
-        for index, (first, last) in enumerate(blocks.column_ranges(columns, cached)):
+        filled = 0
+        for first, last in ranges:
+            if filled == slots:
+                current[:, 0], filled = engine.merge(current, inverse), 1
             engine.project_statistics(
-                current[:, min(index, 1)],
+                current[:, filled],
                 operand,
                 blocks.operand(weight[first:last]),
                 None if bias is None else bias[first:last],
@@ -107,8 +110,9 @@ def linear_partials(
                 cache[start:stop, first:last] if last <= cached else None,
                 cache_maximum[start:stop],
             )
-            if index > 0:
-                current[:, 0] = engine.merge(current, inverse)
+            filled += 1
+        if filled > 1:
+            current[:, 0] = engine.merge(current[:, :filled], inverse)
     return partials[:, :1]
 
 

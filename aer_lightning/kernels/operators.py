@@ -15,9 +15,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from aer_lightning.errors import DataError
 from aer_lightning.kernels.linear import Factors
 from aer_lightning.kernels.partials import RowStatistics, accumulation_dtype
+from aer_lightning.kernels.selection import (
+    check_row_temperature,
+    inverse_temperature,
+    kept_rows,
+    plain_dispatch,
+    selected_rows,
+    spread,
+    upstream,
+)
 
 Pair = tuple[Tensor, Tensor]
 
@@ -43,7 +51,7 @@ def logits_statistics(
     """Log-probability, entropy, maximum and log-sum ``[N]`` of logits ``[N, V]``. `in_place` concerns the backward pass alone."""
     module = backend_module(backend)
     dtype = accumulation_dtype(logits.dtype)
-    with _plain_dispatch(logits):
+    with plain_dispatch(logits):
         kept, index = kept_rows(targets, ignore_index, vocab_total)
         if index is not None and index.numel() < targets.numel() // 2:
             logits, targets = logits[index], targets[index]  # a copy, smaller than what it saves
@@ -51,9 +59,9 @@ def logits_statistics(
             index = None
         if row_temperature is not None:
             check_row_temperature(row_temperature)
-        inverse = _inverse_temperature(row_temperature, temperature, index, dtype)
+        inverse = inverse_temperature(row_temperature, temperature, index, dtype)
         statistics = _finish(module, module.logits_partials(logits, targets - vocab_start, inverse), inverse, group)
-        return _spread(statistics, kept, index)
+        return spread(statistics, kept, index)
 
 
 @logits_statistics.register_fake
@@ -89,8 +97,8 @@ def logits_gradient_(
     vocab_start: int,
 ) -> None:
     """Write the gradient of the logits into `gradient`, which may be the logits; rows without upstream gradients become exactly 0."""
-    with _plain_dispatch(logits):
-        inverse = _inverse_temperature(row_temperature, temperature, None, maximum.dtype)
+    with plain_dispatch(logits):
+        inverse = inverse_temperature(row_temperature, temperature, None, maximum.dtype)
         factors = Factors(inverse, maximum, log_sum, entropy, grad_logprob, grad_entropy)
         backend_module(backend).logits_backward(gradient, logits, targets - vocab_start, factors)
 
@@ -112,7 +120,7 @@ def _logits_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 def _logits_grad(ctx: Any, grad_logprob: Tensor | None, grad_entropy: Tensor | None, *_: Any) -> tuple[Any, ...]:
     logits, targets, row_temperature, maximum, log_sum, entropy = ctx.saved_tensors
     temperature, ignore_index, backend, vocab_start, in_place = ctx.options
-    grad_logprob, grad_entropy = _upstream(grad_logprob, grad_entropy, targets, ignore_index, maximum)
+    grad_logprob, grad_entropy = upstream(grad_logprob, grad_entropy, targets, ignore_index, maximum)
     gradient = logits.detach() if in_place else torch.empty_like(logits, memory_format=torch.contiguous_format)
     torch.ops.aer_lightning.logits_gradient_(
         gradient,
@@ -145,7 +153,7 @@ def linear_statistics(
     ignore_index: int | None,
     backend: str,
     workspace: int,
-    cache_columns: int,
+    keep_logits: bool,
     group: str,
     vocab_start: int,
     vocab_total: int,
@@ -153,19 +161,20 @@ def linear_statistics(
     """Statistics ``[N]`` of ``hidden @ weight.T + bias`` as above, then the cache of logits and its tile maxima."""
     module = backend_module(backend)
     dtype = _common_accumulation_dtype(hidden, weight)
-    with _plain_dispatch(hidden):
+    with plain_dispatch(hidden):
         kept, index = kept_rows(targets, ignore_index, vocab_total)
-        cache, cache_maximum = module.allocate_cache(hidden, weight, cache_columns)
+        columns = module.plan_cache(hidden, weight, workspace) if keep_logits else 0
+        cache, cache_maximum = module.allocate_cache(hidden, weight, columns)
         if index is not None:
             hidden, targets = hidden[index], targets[index]
         if row_temperature is not None:
             check_row_temperature(row_temperature)
-        inverse = _inverse_temperature(row_temperature, temperature, index, dtype)
+        inverse = inverse_temperature(row_temperature, temperature, index, dtype)
         partials = module.linear_partials(
             hidden, weight, bias, targets - vocab_start, inverse, workspace, cache[: hidden.shape[0]], cache_maximum[: hidden.shape[0]]
         )
         statistics = _finish(module, partials, inverse, group)
-        return (*_spread(statistics, kept, index), cache, cache_maximum)
+        return (*spread(statistics, kept, index), cache, cache_maximum)
 
 
 @linear_statistics.register_fake
@@ -179,13 +188,15 @@ def _(
     ignore_index: int | None,
     backend: str,
     workspace: int,
-    cache_columns: int,
+    keep_logits: bool,
     group: str,
     vocab_start: int,
     vocab_total: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     row = [hidden.new_empty(hidden.shape[0], dtype=_common_accumulation_dtype(hidden, weight)) for _ in range(4)]
-    return (row[0], row[1], row[2], row[3], *backend_module(backend).allocate_cache(hidden, weight, cache_columns))
+    module = backend_module(backend)
+    columns = module.plan_cache(hidden, weight, workspace) if keep_logits else 0
+    return (row[0], row[1], row[2], row[3], *module.allocate_cache(hidden, weight, columns))
 
 
 @torch.library.custom_op("aer_lightning::linear_gradients", mutates_args=())
@@ -216,12 +227,12 @@ def linear_gradients(
     rows = targets.shape[0]
     needs = (needs_hidden, needs_weight, needs_bias and bias is not None)
     empty = hidden.new_empty(0)
-    with _plain_dispatch(hidden):
+    with plain_dispatch(hidden):
         active = (grad_logprob != 0) if grad_entropy is None else (grad_logprob != 0) | (grad_entropy != 0)
         if cache.numel():  # whose rows are those that the forward pass kept
             active = torch.ones_like(active) if ignore_index is None else targets != ignore_index
-        index = _selected(active)
-        inverse = _inverse_temperature(row_temperature, temperature, index, maximum.dtype)
+        index = selected_rows(active)
+        inverse = inverse_temperature(row_temperature, temperature, index, maximum.dtype)
         saved = (maximum, log_sum, entropy, grad_logprob, grad_entropy)
         selected, local_targets = hidden, targets - vocab_start
         if index is not None:
@@ -288,7 +299,7 @@ def _linear_grad(ctx: Any, grad_logprob: Tensor | None, grad_entropy: Tensor | N
     hidden, weight, bias, targets, row_temperature, maximum, log_sum, entropy, cache, cache_maximum = ctx.saved_tensors
     temperature, ignore_index, backend, workspace, group, vocab_start = ctx.options
     needs = ctx.needs_input_grad[:3]
-    grad_logprob, grad_entropy = _upstream(grad_logprob, grad_entropy, targets, ignore_index, maximum)
+    grad_logprob, grad_entropy = upstream(grad_logprob, grad_entropy, targets, ignore_index, maximum)
     gradients = torch.ops.aer_lightning.linear_gradients(
         grad_logprob,
         grad_entropy,
@@ -316,67 +327,6 @@ def _linear_grad(ctx: Any, grad_logprob: Tensor | None, grad_entropy: Tensor | N
 linear_statistics.register_autograd(_linear_grad, setup_context=_linear_setup)
 
 
-def _plain_dispatch(tensor: Tensor) -> torch.autocast:
-    """Inside an operator the dtypes are already chosen: autocast must not choose again."""
-    return torch.autocast(tensor.device.type, enabled=False)
-
-
-def _upstream(
-    grad_logprob: Tensor | None, grad_entropy: Tensor | None, targets: Tensor, ignore_index: int | None, like: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Contiguous upstream gradients ``[N]``, 0 at ignored rows; that of the entropy stays None if there is none."""
-    grad_logprob = torch.zeros_like(like) if grad_logprob is None else grad_logprob.contiguous()
-    grad_entropy = None if grad_entropy is None else grad_entropy.contiguous()
-    if ignore_index is not None:
-        kept = targets != ignore_index
-        grad_logprob = grad_logprob.where(kept, torch.zeros_like(grad_logprob))
-        grad_entropy = None if grad_entropy is None else grad_entropy.where(kept, torch.zeros_like(grad_entropy))
-    return grad_logprob, grad_entropy
-
-
-def kept_rows(targets: Tensor, ignore_index: int | None, vocabulary: int) -> tuple[Tensor | None, Tensor | None]:
-    """Mask and index of the rows that count, None where all do; raises DataError where one of their targets is out of range."""
-    if _capturing(targets):
-        return None if ignore_index is None else targets != ignore_index, None
-    if targets.numel() == 0:
-        return None, None
-    lowest, highest = torch.stack(torch.aminmax(targets)).tolist()  # one wait for the device, not two
-    in_range = lowest >= 0 and highest < vocabulary
-    if in_range and (ignore_index is None or ignore_index < lowest or ignore_index > highest):
-        return None, None
-    kept = torch.ones_like(targets, dtype=torch.bool) if ignore_index is None else targets != ignore_index
-    outside = kept & ((targets < 0) | (targets >= vocabulary))
-    if not in_range and bool(outside.any()):
-        row = int(outside.nonzero()[0])
-        hint = "" if ignore_index is not None else " (set ignore_index to leave rows out)"
-        raise DataError(f"targets: row {row} is {int(targets[row])}, outside the vocabulary of {vocabulary}{hint}")
-    return kept, _selected(kept)
-
-
-def _selected(mask: Tensor) -> Tensor | None:
-    """Find the indices where the mask holds, None if everywhere (or if asking would break the capture of a CUDA graph)."""
-    if _capturing(mask) or bool(mask.all()):
-        return None
-    return mask.nonzero().squeeze(1)
-
-
-def _capturing(tensor: Tensor) -> bool:
-    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
-
-
-def check_row_temperature(temperature: Tensor) -> None:
-    """Raise DataError where a row's temperature is not above 0."""
-    if not _capturing(temperature) and not bool((temperature > 0).all()):
-        raise DataError(f"temperature: row {int((~(temperature > 0)).nonzero()[0])} is not above 0")
-
-
-def _inverse_temperature(row_temperature: Tensor | None, temperature: float, index: Tensor | None, dtype: torch.dtype) -> Tensor | float:
-    if row_temperature is None:
-        return 1.0 / temperature
-    values = row_temperature if index is None else row_temperature[index]
-    return values.to(dtype).reciprocal()
-
-
 def _finish(module: ModuleType, partials: Tensor, inverse: Tensor | float, group: str) -> RowStatistics:
     """Merge blocks, and shards with one all-gather of the four statistics."""
     if group:
@@ -386,15 +336,6 @@ def _finish(module: ModuleType, partials: Tensor, inverse: Tensor | float, group
         dist.all_gather_into_tensor(gathered, local.contiguous(), group=process_group)
         partials = gathered.view(-1, 4, local.shape[1]).transpose(0, 1).contiguous()
     return module.finish(partials, inverse)
-
-
-def _spread(statistics: RowStatistics, kept: Tensor | None, index: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Back to all rows; those that were left out are 0."""
-    if kept is None:
-        return tuple(statistics)  # type: ignore[return-value]
-    if index is None:
-        return tuple(value.where(kept, torch.zeros_like(value)) for value in statistics)  # type: ignore[return-value]
-    return tuple(value.new_zeros(kept.shape[0]).index_copy_(0, index, value) for value in statistics)  # type: ignore[return-value]
 
 
 def _process_group(name: str) -> dist.ProcessGroup:
