@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from datetime import datetime
@@ -129,8 +130,7 @@ def build(argv: list[str], run: bool = True) -> AERCommandLine:
     """Parse ``argv`` (a subcommand first), build module, data and trainer, and run the subcommand unless told not to."""
     if process_rank() == 0:
         os.environ.pop(RUN_DIR_VARIABLE, None)
-    # Figures are reduced over ranks before they are logged, so Lightning's advice to reduce them does not apply.
-    warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
+    quieten()
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     kind = AERCommandLine if run else _Built
     return kind(
@@ -145,6 +145,14 @@ def build(argv: list[str], run: bool = True) -> AERCommandLine:
         parser_class=OneLineParser,
         args=argv,
     )
+
+
+def quieten() -> None:
+    """Leave out what tells the user of a run nothing: advice that does not apply here, and tips for other products."""
+    # Figures are reduced over ranks before they are logged; arguments are given as a list on purpose; loaders are no DataLoaders.
+    for message in ("It is recommended to use `self.log", "LightningCLI's args parameter", ".*LeafSpec.*is deprecated"):
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
 
 
 class _Built(AERCommandLine):

@@ -68,7 +68,9 @@ def load_causal_lm(name: str, *, dtype: str, trust_remote_code: bool, attn_imple
         random_weights: build from the configuration alone.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     for option, value in vars(config).items():
         if "dropout" in option and isinstance(value, float):
