@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from aer_lightning.errors import ConfigError, UserError
@@ -54,7 +53,9 @@ def condense(message: str, options: Iterable[str] = ()) -> str:
     if unknown := UNKNOWN.search(text):
         name = next(group for group in unknown.groups() if group)
         full = f"{where}.{name}" if where and not unknown.group(2) else name
-        near = difflib.get_close_matches(full, list(options), n=1, cutoff=0.6)
+        names = list(options)
+        near = difflib.get_close_matches(full, names, n=1) or difflib.get_close_matches(full, [n.rsplit(".")[-1] for n in names], n=1)
+        near = [next((n for n in names if n == near[0] or n.endswith("." + near[0])), near[0])] if near else []
         return f"{full}: no such option" + (f"; did you mean {near[0]}?" if near else "; --print_config shows those there are")
     return f"{where}: {text}" if where else text
 
@@ -95,6 +96,3 @@ def find_user_error(error: BaseException | None) -> UserError | None:
             return current
         pending += [current.__cause__, current.__context__]
     return None
-
-
-__all__ = ["Namespace", "OneLineParser", "condense", "find_user_error"]

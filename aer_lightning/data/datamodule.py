@@ -219,7 +219,7 @@ class RolloutDataModule(pl.LightningDataModule):
         self.trainer.accumulate_grad_batches = self.sizes.accumulate
         # Metrics belong to rollouts, so trainer.log_every_n_steps counts rollouts: Lightning would log the last rollout's again otherwise.
         if not self._counts_rollouts:
-            self.trainer.log_every_n_steps *= self.sizes.steps
+            self.trainer.log_every_n_steps *= self.sizes.steps  # type: ignore[attr-defined]
             self._counts_rollouts = True
 
     def _open(self, source: PromptSource, shuffle: bool) -> PromptStream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def test_one_controller_update_per_rollout(runs, recorder, steps, micro):
     assert callbacks[1].rollouts == 3
     # Target 1.5 H_0 lies above the entropy, so each update adds about eta / 3, and alpha of rollout k is that of k updates.
     alphas = [r["aer/alpha"] for r in recorder.rollouts]
-    assert alphas[0] == 0.0 and all(b - a == pytest.approx(0.1 / 3, abs=0.02) for a, b in zip(alphas, alphas[1:], strict=False))
+    assert alphas[0] == 0.0 and all(b - a == pytest.approx(0.1 / 3, abs=0.02) for a, b in pairwise(alphas))
     within = [
         {float(b.entropy_coefficient.max()) for b in recorder.batches if b.info.index == i and (b.group_accuracy < 0.5).any()}
         for i in range(3)
@@ -140,7 +141,7 @@ def test_policy_gradient_does_not_depend_on_accumulation(runs):
 
 def test_all_wrong_group_is_moved_by_entropy_alone(runs, recorder):
     """A random model solves nothing: every advantage is 0 and every weight 1, and yet the weights move."""
-    _, module, data = runs.fit([FixedCoefficient(0.1), DifficultyCoefficient(), recorder], data=runs.data(rollouts_per_epoch=1))
+    _, module, _ = runs.fit([FixedCoefficient(0.1), DifficultyCoefficient(), recorder], data=runs.data(rollouts_per_epoch=1))
     batch = recorder.batches[0]
     wrong = batch.group_accuracy == 0
     assert wrong.any() and (batch.advantage[wrong] == 0).all()

@@ -149,7 +149,8 @@ class ProblemPrompts:
             if len(prompts) == self.limit:
                 break
         if not prompts:
-            raise DataError(f"{self.option}: no problem in {getattr(self, 'path', self.name)}" + ("" if self.subset == "all" else f", subset {self.subset}"))
+            where = getattr(self, "path", self.name)
+            raise DataError(f"{self.option}: no problem in {where}" + ("" if self.subset == "all" else f", subset {self.subset}"))
         self._prompts = prompts
         self._report = check_overlap(seen)
         for line in self._report.lines():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """Verdict on one completion. Only ``CORRECT`` is worth a reward of 1; every other one is worth 0."""
 
     CORRECT = "correct"

@@ -1,0 +1,92 @@
+import pytest
+
+from aer_lightning.data.datamodule import RolloutDataModule, RolloutLoader, load_tokenizer
+from aer_lightning.data.prompts import CountdownPrompts
+from aer_lightning.data.rewards import OutcomeLimits
+from aer_lightning.data.shaping import DynamicSampling, OverlongPenalty
+from aer_lightning.errors import ConfigError, DataError, UserError
+
+
+def test_the_loader_is_sized_so_that_lightning_does_not_prefetch(runs):
+    data = runs.data(optimizer_steps_per_rollout=2, micro_batch_size=2, rollouts_per_epoch=3)
+    assert len(RolloutLoader(data)) == 3 * 2 * 4
+
+
+def test_accumulation_and_logging_follow_from_the_sizes(runs):
+    trainer, _, _ = runs.fit(data=runs.data(optimizer_steps_per_rollout=2, micro_batch_size=2), log_every_n_steps=3)
+    assert trainer.accumulate_grad_batches == 4 and trainer.log_every_n_steps == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"temperature": 0.0}, "temperature"),
+        ({"eval_temperature": -1.0}, "eval_temperature"),
+        ({"max_mismatch": 0.0}, "max_mismatch"),
+        ({"rollouts_per_epoch": 0}, "rollouts_per_epoch"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"overlong": OverlongPenalty(buffer=9)}, "overlong.buffer"),
+        ({"eval_ks": [0, 1]}, "eval_ks"),
+        ({"eval_ks": [3]}, "eval_ks"),
+        ({"evaluation": [CountdownPrompts(size=2), CountdownPrompts(size=4)]}, "evaluation"),
+    ],
+)
+def test_impossible_options(runs, options, name):
+    with pytest.raises(ConfigError, match=rf"^data\.init_args\.{name}: "):
+        runs.data(**options)
+
+
+@pytest.mark.parametrize("options", [{"max_tries": 0}, {"tolerance": 0.5}])
+def test_impossible_dynamic_sampling(options):
+    with pytest.raises(ConfigError):
+        DynamicSampling(**options)
+
+
+def test_prompts_advance_and_do_not_repeat(runs, recorder):
+    _, _, data = runs.fit([recorder], data=runs.data(rollouts_per_epoch=3))
+    names = [n for b in recorder.batches for n in b.prompt_ids]
+    assert len(set(names)) == 12 and data.stream is None and data.rollouts == 3
+
+
+def test_samples_depend_on_the_seed_and_the_rollout_alone(runs, recorder):
+    def tokens(**kwargs):
+        recorder.batches.clear()
+        runs.fit([recorder], data=runs.data(**kwargs))
+        rows = {
+            (b.info.index, int(i)): ids.tolist() for b in recorder.batches for i, ids in zip(b.sequence_index, b.input_ids, strict=True)
+        }
+        return {key: [t for t in ids if t != 0] for key, ids in rows.items()}
+
+    base = tokens()
+    assert tokens(micro_batch_size=2) == base
+    assert tokens(seed=4) != base
+
+
+def test_too_many_dishonest_verdicts_stop_the_run_if_asked(runs):
+    class Broken:
+        isolated = False
+
+        def check_gold(self, answer):
+            return None
+
+        def grade(self, completion, answer):
+            raise RuntimeError("broken grader")
+
+    prompts = CountdownPrompts(split="train", numbers=(2,))
+    object.__setattr__(prompts, "grader", Broken())
+    with pytest.raises(UserError, match="max_error"):
+        runs.fit(data=runs.data(prompts=prompts, limits=OutcomeLimits(action="stop")))
+
+
+def test_tokenizers_that_cannot_be_used(tmp_path):
+    with pytest.raises(DataError, match=r"^model\.init_args\.pretrained: no tokenizer"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_the_engine_and_the_workers_are_closed_after_a_run(runs):
+    closed = []
+    data = runs.data()
+    real = data.engine.close
+    data.engine.close = lambda: (closed.append(True), real())
+    runs.fit(data=data)
+    assert closed and isinstance(data, RolloutDataModule) and data._verifiers == []

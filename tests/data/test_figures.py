@@ -1,0 +1,33 @@
+import pytest
+import torch
+
+from aer_lightning.data.figures import group_figures, mean_entropy, outcome_rates
+from aer_lightning.data.rollout import Sample
+
+
+def sample(outcome, tokens=2, accuracy=0.5, entropy=1.0, finish="stop"):
+    return Sample(
+        "p", "", 0, 0, [1], list(range(tokens)), torch.zeros(tokens), finish, outcome=outcome, reward=float(outcome == "correct"),
+        group_accuracy=accuracy, entropy=torch.full((tokens,), entropy),
+    )  # fmt: skip
+
+
+GROUPS = [
+    [sample("correct"), sample("wrong", tokens=6, entropy=2.0)],
+    [sample("unparsed", accuracy=0.0), sample("timeout", accuracy=0.0, finish="length")],
+]
+
+
+def test_figures_are_means_over_completions_and_groups():
+    figures = group_figures(GROUPS, "cpu")
+    assert figures == {"reward": 0.25, "response_length": 3.0, "truncated": 0.25, "mixed_groups": 0.5, "all_wrong_groups": 0.5}
+
+
+def test_each_outcome_has_a_rate():
+    rates = outcome_rates([s for g in GROUPS for s in g], "cpu")
+    assert rates == {"correct": 0.25, "wrong": 0.25, "unparsed": 0.25, "timeout": 0.25, "error": 0.0, "bad_gold": 0.0}
+
+
+def test_entropy_is_a_mean_over_tokens_not_over_sequences():
+    value, count = mean_entropy([s for g in GROUPS for s in g], "cpu")
+    assert count == 12 and value == pytest.approx((3 * 2 * 1.0 + 6 * 2.0) / 12)
