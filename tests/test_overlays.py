@@ -1,0 +1,75 @@
+"""Configuration files that contradict each other are refused with one line; those that add up are not."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from aer_lightning.errors import ConfigError
+from aer_lightning.overlays import check_overlays, config_files
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+METHODS = ["fixed_entropy", "skywork", "aent", "ablation/no_difficulty", "ablation/no_anchor", "ablation/no_controller"]
+
+
+def command(*names):
+    return ["fit", *[part for name in names for part in ("-c", str(CONFIGS / f"{name}.yaml"))]]
+
+
+def refused(argv):
+    with pytest.raises(ConfigError) as caught:
+        check_overlays(argv)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("first", "second"), itertools.combinations(METHODS, 2))
+def test_two_entropy_stacks_are_refused(first, second):
+    message = refused(command("aer", first, second))
+    assert message.startswith("trainer.callbacks: ") and f"{first}.yaml" in message and f"{second}.yaml" in message
+
+
+@pytest.mark.parametrize(("first", "second"), itertools.combinations(["dapo", "clip_cov", "kl_cov"], 2))
+def test_two_objectives_are_refused(first, second):
+    message = refused(command("aer", first, second))
+    assert message.startswith("model.init_args.objective: ") and f"{first}.yaml" in message and f"{second}.yaml" in message
+
+
+def test_a_base_after_its_overlay_is_refused():
+    message = refused(command("grpo", "aer"))
+    assert "aer.yaml first" in message and "grpo.yaml" in message
+
+
+def test_what_adds_up_is_not_refused(tmp_path):
+    check_overlays(command("aer"))
+    for name in [*METHODS, "dapo", "clip_cov", "kl_cov", "grpo"]:
+        check_overlays(command("aer", name))
+        check_overlays(command("aer", name, "strategy/fsdp2"))
+    check_overlays(command("aer", "grpo", "grpo"))  # both say the same
+    check_overlays(command("aer", "aer"))
+    (tmp_path / "mine.yaml").write_text("name: mine\ntrainer:\n  max_epochs: 3\n")
+    (tmp_path / "yours.yaml").write_text("name: yours\ntrainer:\n  max_epochs: 4\n")
+    check_overlays([*command("aer", "grpo"), "-c", str(tmp_path / "mine.yaml"), f"--config={tmp_path / 'yours.yaml'}"])
+
+
+def test_files_are_found_in_every_spelling():
+    assert config_files(["fit", "-c", "a", "--config", "b", "--config=c", "-c=d", "--name", "e"]) == ["a", "b", "c", "d"]
+
+
+def test_what_is_no_mapping_is_left_to_the_parser(tmp_path):
+    (tmp_path / "broken.yaml").write_text("a: [1\n")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    check_overlays([*command("aer"), *[f"-c={tmp_path / name}" for name in ("broken.yaml", "list.yaml", "missing.yaml")]])
+
+
+def test_the_command_line_says_it_in_one_line(monkeypatch, capsys):
+    from aer_lightning.__main__ import main
+
+    monkeypatch.chdir(ROOT)
+    assert main([*command("aer", "skywork", "aent"), "--print_config"]) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: trainer.callbacks: ") and "Traceback" not in captured.out
