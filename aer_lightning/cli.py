@@ -29,6 +29,7 @@ from aer_lightning.cli_errors import OneLineParser, find_user_error
 from aer_lightning.data.datamodule import RolloutDataModule
 from aer_lightning.errors import ConfigError, UserError
 from aer_lightning.modules.policy import PolicyModule
+from aer_lightning.overlays import check_overlays
 
 REPORTING = {
     "random_state": RandomState,
@@ -130,6 +131,7 @@ def build(argv: list[str], run: bool = True) -> AERCommandLine:
     """Parse ``argv`` (a subcommand first), build module, data and trainer, and run the subcommand unless told not to."""
     if process_rank() == 0:
         os.environ.pop(RUN_DIR_VARIABLE, None)
+    check_overlays(argv)
     quieten()
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     kind = AERCommandLine if run else _Built
