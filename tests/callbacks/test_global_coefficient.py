@@ -1,0 +1,87 @@
+"""The controller of AER as a callback: after the first rollout's H_0, alpha moves once per rollout towards H* = tau H_0."""
+
+import pytest
+
+from aer_lightning.callbacks import DifficultyCoefficient, EntropyAnchor, GlobalCoefficient
+from aer_lightning.errors import ConfigError
+
+
+def aer(tau=0.5, **kwargs):
+    return [EntropyAnchor(tau=tau), GlobalCoefficient(**kwargs)]
+
+
+def test_proportional_steps_by_hand(stack):
+    # H_0 = 0.4, H* = 0.2. Errors: -1, 0, 0.5, 0.25.
+    rows = stack.rollouts(aer(eta=0.1, alpha_init=0.2), [0.4, 0.2, 0.1, 0.15, 0.2])
+    assert [row["aer/alpha"] for row in rows] == pytest.approx([0.2, 0.1, 0.1, 0.15, 0.175])
+    assert {row["aer/target_entropy"] for row in rows} == {0.2}
+
+
+def test_sign_steps_by_hand(stack):
+    rows = stack.rollouts(aer(controller="sign", eta=0.1, alpha_init=0.2), [0.4, 0.2, 0.19, 0.001, 0.2])
+    assert [row["aer/alpha"] for row in rows] == pytest.approx([0.2, 0.1, 0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize("controller", ["proportional", "sign"])
+def test_alpha_recovers_from_zero(stack, controller):
+    """It is driven to 0 by an entropy far above the target, and leaves it in the very rollout after the entropy has fallen below."""
+    callbacks = aer(controller=controller, eta=0.05, alpha_init=0.02)
+    rows = stack.rollouts(callbacks, [0.8, 0.8, 0.8, 0.3, 0.3, 0.3])
+    alphas = [row["aer/alpha"] for row in rows]
+    assert alphas[1:4] == [0.0, 0.0, 0.0] and 0 < alphas[4] < alphas[5]
+    assert [row["aer/at_limit"] for row in rows] == [0, -1, -1, -1, 0, 0]
+    assert rows[3]["aer/active_tokens"] == 0.0 and rows[4]["aer/active_tokens"] == 1.0
+
+
+def test_a_saturated_controller_says_so(stack):
+    rows = stack.rollouts(aer(eta=1.0, alpha_max=0.3), [0.4, 0.1, 0.1, 0.1])
+    assert [row["aer/alpha"] for row in rows] == pytest.approx([0.0, 0.0, 0.3, 0.3])
+    assert [row["aer/at_limit"] for row in rows] == [-1, -1, 1, 1]
+
+
+def test_smoothing_is_what_the_controller_sees(stack):
+    callbacks = aer(eta=0.1, alpha_init=0.5, smoothing=0.75)
+    rows = stack.rollouts(callbacks, [0.4, 0.2, 0.1, 0.1])
+    seen, alpha, expected = None, 0.5, []
+    for entropy in (0.4, 0.2, 0.1, 0.1):
+        expected.append(alpha)
+        seen = entropy if seen is None else 0.75 * seen + 0.25 * entropy
+        alpha += 0.1 * (0.2 - seen) / 0.2
+    assert [row["aer/alpha"] for row in rows] == pytest.approx(expected)
+    assert callbacks[1].alpha == pytest.approx(alpha) and callbacks[1].seen == pytest.approx(seen)
+    assert [row["aer/entropy_over_target"] for row in rows] == pytest.approx([2, 1, 0.5, 0.5]), "what is logged is not smoothed"
+
+
+def test_without_smoothing_it_is_the_entropy_itself(stack):
+    smooth, plain = aer(smoothing=0.9), aer()
+    assert stack.rollouts(smooth, [0.4, 0.1, 0.4]) != stack.rollouts(plain, [0.4, 0.1, 0.4])
+    assert plain[1].seen == 0.4
+
+
+def test_it_holds_a_simulated_policy_at_its_target(stack):
+    """A policy whose entropy settles at 0.1 + 2 x (mean coefficient): H* = 0.3 needs a mean coefficient of 0.1, from any start."""
+    for start in (0.0, 0.5):
+        callbacks = [EntropyAnchor(absolute=0.3), GlobalCoefficient(eta=0.02, alpha_init=start), DifficultyCoefficient(rho=0.5)]
+        entropy = 0.5
+        for _ in range(300):
+            stack.rollouts(callbacks, [entropy], accuracy=(0.25, 1.0))
+            # The hinge gives half of alpha to the first sequence and nothing to the second: a mean of alpha / 4.
+            entropy += 0.2 * (0.1 + 2 * callbacks[1].alpha / 4 - entropy)
+        assert entropy == pytest.approx(0.3, abs=0.01) and callbacks[1].alpha == pytest.approx(0.4, abs=0.03)
+
+
+def test_the_target_of_the_whole_rollout_is_the_same(stack, make_batch):
+    callbacks = aer(eta=0.1, alpha_init=0.2)
+    for part in range(3):
+        batch = stack.step(callbacks, make_batch(0.4, first=part == 0, last=part == 2))
+        assert batch.entropy_coefficient.tolist() == pytest.approx([0.2, 0.2]) and batch.target_entropy == pytest.approx(0.2)
+    assert callbacks[1].alpha == pytest.approx(0.1) and callbacks[1].rollouts == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [({"eta": 0.0}, "eta"), ({"alpha_max": 0.1, "alpha_init": 0.2}, "alpha_init"), ({"controller": "product"}, "controller")],
+)
+def test_options_are_checked_when_built(options, name):
+    with pytest.raises(ConfigError, match=rf"^{name}: "):
+        GlobalCoefficient(**options)
