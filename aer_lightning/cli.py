@@ -18,9 +18,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from aer_lightning.callbacks.curves import Curves
 from aer_lightning.callbacks.evaluation_log import EvaluationLog
+from aer_lightning.callbacks.evaluation_report import EvaluationReport
 from aer_lightning.callbacks.export import HFExport
 from aer_lightning.callbacks.history import MetricsHistory
 from aer_lightning.callbacks.initial_validation import InitialValidation
+from aer_lightning.callbacks.predictions import PredictionLog
 from aer_lightning.callbacks.progress import RolloutProgressBar
 from aer_lightning.callbacks.random_state import RandomState
 from aer_lightning.callbacks.samples import SampleLog
@@ -37,6 +39,8 @@ REPORTING = {
     "initial_validation": InitialValidation,
     "samples": SampleLog,
     "evaluation_log": EvaluationLog,
+    "evaluation_report": EvaluationReport,
+    "predictions": PredictionLog,
     "curves": Curves,
     "export": HFExport,
     "summary": Summary,
@@ -65,6 +69,13 @@ class AERCommandLine(LightningCLI):
             parser.add_lightning_class_args(callback, key)
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults({"checkpoint.save_last": "link", "checkpoint.auto_insert_metric_name": False})
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Leave the table of an evaluation to ``evaluation_report``; ``--verbose true`` prints Lightning's own beside it."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):
+            parser.set_defaults({"verbose": False})
+        return parser
 
     def _parse_ckpt_path(self) -> None:
         """Refuse a checkpoint that is not there; this package keeps no hyper-parameters in checkpoints."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from aer_lightning.data.engines.base import Engine, GenerationRequest, SamplingParams
+from aer_lightning.data.engines.base import Completion, Engine, GenerationRequest, SamplingParams
 from aer_lightning.data.figures import group_figures, mean_entropy, outcome_rates
 from aer_lightning.data.rewards import Verifier
 from aer_lightning.data.rollout import Rollout, RolloutInfo, Sample, collate
@@ -71,17 +71,19 @@ class Collector:
         if self.engine.weight_version != self.policy.weight_version:
             self.engine.sync_weights(self.policy.full_weights(), self.policy.weight_version)
 
-    def sample_groups(
-        self, prompts: Sequence[Encoded], samples: int, sampling: SamplingParams, *, rollout: int, verifier: Verifier
-    ) -> list[Group]:
-        """Draw ``samples`` completions for each prompt and grade them.
+    def complete(
+        self, prompts: Sequence[Encoded], samples: int, sampling: SamplingParams, *, rollout: int
+    ) -> tuple[list[Completion], list[str]]:
+        """Draw ``samples`` completions for each prompt under the policy's current weights. Collective under sharding.
 
         Args:
             prompts: this rank's prompts with their token ids.
             samples: completions per prompt.
             sampling: how to sample.
             rollout: index of the rollout, part of the seeds; -1 for evaluation.
-            verifier: grades.
+
+        Returns:
+            The completions, those of one prompt side by side, and their texts.
         """
         self.sync()
         requests = [
@@ -93,6 +95,13 @@ class Collector:
         if self.sleep:
             self.engine.sleep()
         texts = self.tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True) if completions else []
+        return completions, texts
+
+    def sample_groups(
+        self, prompts: Sequence[Encoded], samples: int, sampling: SamplingParams, *, rollout: int, verifier: Verifier
+    ) -> list[Group]:
+        """Draw ``samples`` completions for each prompt, as ``complete`` does, and grade them with ``verifier``."""
+        completions, texts = self.complete(prompts, samples, sampling, rollout=rollout)
         answers = [prompt.answer for prompt, _ in prompts for _ in range(samples)]
         grades = verifier.grade(list(zip(texts, answers, strict=True)))
         groups = []

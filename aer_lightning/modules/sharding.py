@@ -60,10 +60,11 @@ def full_state(network: Any, wrapper: Any = None) -> Iterator[tuple[str, Tensor]
         wrapper: the strategy's root module where that is FSDP1; its weights are gathered in one go.
     """
     if is_fsdp1(wrapper):
-        from torch.distributed.fsdp import FullyShardedDataParallel
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-        with FullyShardedDataParallel.summon_full_params(wrapper, writeback=False):
-            yield from ((name, tensor.detach()) for name, tensor in network.model.state_dict().items())
+        prefix = "policy.model."  # the strategy wraps the whole LightningModule
+        state = get_model_state_dict(wrapper, options=StateDictOptions(full_state_dict=True))
+        yield from ((name.removeprefix(prefix), tensor) for name, tensor in state.items() if name.startswith(prefix))
         return
     for name, tensor in network.model.state_dict().items():
         yield name, tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor.detach()

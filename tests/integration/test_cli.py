@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -62,7 +63,11 @@ def test_validate_test_and_predict(cli, small, random_model, tmp_path):
     for command in ("validate", "test", "predict"):
         status, out, err = cli.run(command, "-c", "configs/aer.yaml", *small(random_model, tmp_path / command))
         assert status == 0, err
-        if command != "predict":
+        if command == "predict":
+            rows = [json.loads(line) for line in (tmp_path / command / "predictions.jsonl").read_text().splitlines()]
+            assert len(rows) == 192 * 2 and {"id", "outcome", "completion", "extracted"} <= rows[0].keys()
+            assert len({(row["id"], row["sample"]) for row in rows}) == len(rows)
+        else:
             assert "pass@2" in out
 
 
