@@ -35,7 +35,7 @@ from aer_lightning.modules.objectives import (
     kl_loss,
     merge_metrics,
 )
-from aer_lightning.modules.sharding import full_state, is_fsdp1, shard_fsdp2, wrap_fsdp1
+from aer_lightning.modules.sharding import full_state, gradient_norm, is_fsdp1, shard_fsdp2, wrap_fsdp1
 
 
 class PolicyModule(pl.LightningModule):
@@ -267,7 +267,7 @@ class PolicyModule(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Stop before a non-finite update, on every rank at once, and log the gradient norm."""
-        norm = self._gradient_norm()
+        norm = gradient_norm(self, getattr(self.trainer.strategy, "model", None))
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None  # fp16 scaling skips such steps by itself
         bad = bool(self._non_finite) or not (scaled or norm < float("inf"))
         if sum_over_ranks([float(bad)], self.device)[0]:
@@ -281,17 +281,6 @@ class PolicyModule(pl.LightningModule):
         self._metrics = merge_metrics(self._metrics, {"grad_norm": (norm * one, one)})
         if self._finished_rollout is not None:
             self._log_rollout(self._finished_rollout)
-
-    def _gradient_norm(self) -> float:
-        """2-norm of the gradient before clipping, over all ranks' shards."""
-        grads = [p.grad for p in self.parameters() if p.grad is not None]
-        if not grads:
-            return 0.0
-        if is_fsdp1(getattr(self.trainer.strategy, "model", None)):
-            local = float(torch.nn.utils.get_total_norm(grads)) ** 2
-            return sum_over_ranks([local], self.device)[0] ** 0.5
-        norm = torch.nn.utils.get_total_norm(grads)
-        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None

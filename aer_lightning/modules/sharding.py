@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aer_lightning.distributed import sum_over_ranks
+
 
 def decoder_layers(model: Any) -> list[nn.Module]:
     """The transformer blocks of a Hugging Face model: the units of sharding and of activation checkpointing."""
@@ -63,8 +65,24 @@ def full_state(network: Any, wrapper: Any = None) -> Iterator[tuple[str, Tensor]
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
         prefix = "policy.model."  # the strategy wraps the whole LightningModule
-        state = get_model_state_dict(wrapper, options=StateDictOptions(full_state_dict=True))
+        state: dict[str, Any] = get_model_state_dict(wrapper, options=StateDictOptions(full_state_dict=True))
         yield from ((name.removeprefix(prefix), tensor) for name, tensor in state.items() if name.startswith(prefix))
         return
     for name, tensor in network.model.state_dict().items():
         yield name, tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor.detach()
+
+
+def gradient_norm(module: nn.Module, wrapper: Any = None) -> float:
+    """2-norm of the gradient before clipping, over all ranks' shards. Collective under sharding.
+
+    Args:
+        module: whose parameters have gradients.
+        wrapper: the strategy's root module, which tells FSDP1 from the others.
+    """
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    if not gradients:
+        return 0.0
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if is_fsdp1(wrapper):
+        return sum_over_ranks([float(norm) ** 2], gradients[0].device)[0] ** 0.5
+    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)

@@ -10,9 +10,9 @@ A minimal use::
 
 from aer_lightning.modules.objectives.aggregation import Aggregation, aggregate
 from aer_lightning.modules.objectives.clip import CISPOObjective, ClipObjective
-from aer_lightning.modules.objectives.covariance import ClipCovObjective, CovarianceObjective, CovarianceStatistics, KLCovObjective
+from aer_lightning.modules.objectives.covariance import ClipCovObjective, CovarianceObjective, KLCovObjective
 from aer_lightning.modules.objectives.importance import ImportanceWeights, mismatch_metrics
-from aer_lightning.modules.objectives.inputs import LossInputs, Objective
+from aer_lightning.modules.objectives.inputs import CovarianceStatistics, LossInputs, Objective
 from aer_lightning.modules.objectives.kl import KLEstimator, entropy_bonus, kl_loss, kl_penalised_rewards, kl_penalty
 from aer_lightning.modules.objectives.metrics import Metrics, finish_metrics, merge_metrics, reduces_by_max
 from aer_lightning.modules.objectives.randomness import counter_uniform

@@ -14,26 +14,9 @@ from torch import Tensor
 from aer_lightning.errors import ConfigError
 from aer_lightning.modules.objectives.aggregation import Aggregation, aggregate, check_aggregation
 from aer_lightning.modules.objectives.clip import check_clip, clip_metrics, clipped_token_loss, ratio_metrics
-from aer_lightning.modules.objectives.inputs import LossInputs
+from aer_lightning.modules.objectives.inputs import CovarianceStatistics, LossInputs
 from aer_lightning.modules.objectives.metrics import Metrics, masked_mean_metric
 from aer_lightning.modules.objectives.randomness import counter_uniform
-
-
-@dataclass(frozen=True)
-class CovarianceStatistics:
-    """What a covariance objective has to know of all tokens of an optimizer step. Scalars, as fp32 tensors or floats.
-
-    Attributes:
-        advantage_mean: mean advantage over the response tokens.
-        logprob_mean: mean log-probability over the response tokens, nat.
-        drop_probability: Clip-Cov: probability with which a candidate token is dropped.
-        threshold: KL-Cov: tokens with a larger covariance are selected.
-    """
-
-    advantage_mean: Tensor | float
-    logprob_mean: Tensor | float
-    drop_probability: Tensor | float = 0.0
-    threshold: Tensor | float = float("inf")
 
 
 @runtime_checkable

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from aer_lightning.modules.objectives.metrics import Metrics
 
-if TYPE_CHECKING:
-    from aer_lightning.modules.objectives.covariance import CovarianceStatistics
-
 # exp(20) is 5e8: far outside every clip range, and its square still fits in fp32.
 MAX_LOG_RATIO = 20.0
+
+
+@dataclass(frozen=True)
+class CovarianceStatistics:
+    """What a covariance objective has to know of all tokens of an optimizer step. Scalars, as fp32 tensors or floats.
+
+    Attributes:
+        advantage_mean: mean advantage over the response tokens.
+        logprob_mean: mean log-probability over the response tokens, nat.
+        drop_probability: Clip-Cov: probability with which a candidate token is dropped.
+        threshold: KL-Cov: tokens with a larger covariance are selected.
+    """
+
+    advantage_mean: Tensor | float
+    logprob_mean: Tensor | float
+    drop_probability: Tensor | float = 0.0
+    threshold: Tensor | float = float("inf")
 
 
 @dataclass(frozen=True, kw_only=True)
