@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from aer_lightning.data.collector import Collector
 from aer_lightning.data.engines import VLLMEngine
 from aer_lightning.data.engines.base import Engine, SamplingParams
 from aer_lightning.data.evaluation import EvaluationLoader
+from aer_lightning.data.evaluation_cache import EvaluationCache, engine_facts, files_fingerprint
 from aer_lightning.data.prompts import CountdownPrompts
 from aer_lightning.data.prompts.base import PromptSource
 from aer_lightning.data.prompts.problems import ProblemPrompts
@@ -88,6 +90,8 @@ class RolloutDataModule(pl.LightningDataModule):
         eval_temperature: of evaluation; ``temperature`` if left out.
         eval_top_p: nucleus mass of evaluation.
         eval_batch_prompts: held-out prompts generated at once on one rank.
+        eval_cache: folder that keeps the completions of evaluations by weights and options, so that one that was stopped goes on where it
+            was; none is kept if left out.
         seed: of samples and prompt order; that of ``seed_everything`` if left out.
         verifier_workers: worker processes for graders that need them.
         verifier_timeout: seconds per answer after which its worker is replaced.
@@ -122,6 +126,7 @@ class RolloutDataModule(pl.LightningDataModule):
         eval_temperature: float | None = None,
         eval_top_p: float = 1.0,
         eval_batch_prompts: int = 64,
+        eval_cache: str | None = None,
         seed: int | None = None,
         verifier_workers: int = 2,
         verifier_timeout: float = 5.0,
@@ -165,7 +170,7 @@ class RolloutDataModule(pl.LightningDataModule):
         self.eval_sampling = SamplingParams(temperature if eval_temperature is None else eval_temperature, max_new_tokens, eval_top_p)
         self.max_prompt_tokens, self.max_mismatch = max_prompt_tokens, max_mismatch
         self.shaping = Shaping(advantage, advantage_eps, overlong, dynamic_sampling, mask_truncated)
-        self.eval_samples, self.eval_batch_prompts = eval_samples, eval_batch_prompts
+        self.eval_samples, self.eval_batch_prompts, self.eval_cache = eval_samples, eval_batch_prompts, eval_cache
         self.seed, self.limits, self.sleep_engine = seed, limits, sleep_engine
         self._workers, self._timeout = verifier_workers, verifier_timeout
         self._verifiers: list[tuple[Any, Verifier]] = []
@@ -306,6 +311,7 @@ class RolloutDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> list[EvaluationLoader]:
         """One loader per held-out source."""
         assert self.trainer is not None
+        cache = self._evaluation_cache(self.eval_cache) if self.eval_cache is not None else None
         return [
             EvaluationLoader(
                 lambda: self.collector,
@@ -315,9 +321,21 @@ class RolloutDataModule(pl.LightningDataModule):
                 self.eval_batch_prompts,
                 self.trainer.global_rank,
                 self.trainer.world_size,
+                cache,
             )
             for stream in self._evaluation
         ]
+
+    def _evaluation_cache(self, folder: str) -> EvaluationCache:
+        assert self.trainer is not None
+        facts = {
+            "samples": self.eval_samples,
+            "sampling": asdict(self.eval_sampling),
+            "seed": self.seed,
+            "engine": engine_facts(self.engine, self.trainer.strategy.root_device),
+            "files": files_fingerprint(self.model_folder),
+        }
+        return EvaluationCache(folder, facts, self.trainer.lightning_module, self.trainer.global_rank)  # type: ignore[arg-type]
 
     test_dataloader = val_dataloader
     predict_dataloader = val_dataloader
@@ -325,6 +343,13 @@ class RolloutDataModule(pl.LightningDataModule):
     def evaluation_plan(self) -> list[tuple[str, tuple[str, ...]]]:
         """(source name, labels) of every held-out source, in the order of the loaders."""
         return [(source.name, tuple(source.labels)) for source in self.evaluation]
+
+    def evaluation_facts(self) -> dict[str, dict[str, Any]]:
+        """Of every held-out source: usable ``problems``, and those left out: ``bad_gold`` (reasons by id) and ``too_long`` (ids)."""
+        return {
+            stream.source.name: {"problems": stream.usable, "bad_gold": dict(stream.bad_gold), "too_long": sorted(stream.too_long)}
+            for stream in self._evaluation
+        }
 
     # -- resume -------------------------------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ class SourceTable:
     Args:
         labels: of the source, in the order of reporting; by-label figures only where there are two or more.
         ks: the k of pass@k.
-        samples: n, samples per problem; maj@n is reported for it.
+        samples: n, samples per problem; maj@k is reported for n and for each k above 2, where there can be a majority.
         device: where counts are kept and reduced.
     """
 
@@ -41,16 +41,21 @@ class SourceTable:
         self.labels = list(labels) if len(labels) > 1 else []
         self.passes = {k: PassAtK(k, standard_error=True) for k in ks}
         self.by_label = {k: PassAtK(k, num_groups=len(self.labels), standard_error=True) for k in ks} if self.labels else {}
-        self.majority = MajAtK(samples)
-        self.distinct = DistinctAnswers()
-        self.distinct_correct = DistinctAnswers(correct_only=True)
-        self.shares = {name: Share() for name in ("response_length", "truncated", *(o.value for o in Outcome))}
+        self.majority = {k: MajAtK(k, standard_error=True) for k in sorted({k for k in ks if k > 2} | {samples})}
+        self.distinct = DistinctAnswers(standard_error=True)
+        self.distinct_correct = DistinctAnswers(correct_only=True, standard_error=True)
+        self.shares = {name: Share(standard_error=True) for name in ("response_length", "truncated", *(o.value for o in Outcome))}
         for metric in self.metrics():
             metric.to(device)
 
     def metrics(self) -> list[Metric]:
         """Every metric of the table."""
-        return [*self.passes.values(), *self.by_label.values(), self.majority, self.distinct, self.distinct_correct, *self.shares.values()]
+        return [*self.passes.values(), *self.by_label.values(), *self._answers().values(), *self.shares.values()]
+
+    def _answers(self) -> dict[str, ProblemMean]:
+        """The metrics of answers rather than verdicts, by name."""
+        votes = {f"maj@{k}": metric for k, metric in self.majority.items()}
+        return {**votes, "distinct": self.distinct, "distinct_correct": self.distinct_correct}
 
     def update(self, batch: EvaluationBatch) -> None:
         """Count the problems of a batch; an empty batch counts nothing."""
@@ -65,7 +70,8 @@ class SourceTable:
             groups = torch.tensor([self.labels.index(label) for label in batch.labels])
             for metric in self.by_label.values():
                 metric.update(num_correct, num_samples, groups)
-        self.majority.update(batch.answers, correct)
+        for vote in self.majority.values():
+            vote.update(batch.answers, correct)
         self.distinct.update(batch.answers)
         self.distinct_correct.update(batch.answers, correct)
         self.shares["response_length"].update(torch.tensor([sum(row) / len(row) for row in batch.lengths]))
@@ -77,17 +83,14 @@ class SourceTable:
     def compute(self) -> dict[str, float]:
         """Figure by name; ``<name>_se`` is its standard error over problems. Collective when there are several ranks."""
         values: dict[str, float] = {}
-        for k, metric in self.passes.items():
+        passes = {f"pass@{k}": metric for k, metric in self.passes.items()}
+        for name, metric in {**passes, **self._answers(), **self.shares}.items():
             mean, error = metric.compute()
-            values |= {f"pass@{k}": float(mean), f"pass@{k}_se": float(error)}
-        for k, metric in self.by_label.items():
-            means, errors = metric.compute()
+            values |= {name: float(mean), f"{name}_se": float(error)}
+        for k, split in self.by_label.items():
+            means, errors = split.compute()
             for label, mean, error in zip(self.labels, means.tolist(), errors.tolist(), strict=True):
                 values |= {f"{label}/pass@{k}": mean, f"{label}/pass@{k}_se": error}
-        values[f"maj@{self.majority.k}"] = float(self.majority.compute())
-        values["distinct"] = float(self.distinct.compute())
-        values["distinct_correct"] = float(self.distinct_correct.compute())
-        values |= {name: float(metric.compute()) for name, metric in self.shares.items()}
         values["reward"] = values[Outcome.CORRECT.value]
         return {name: value for name, value in values.items() if value == value}  # a figure over no problem is left out
 

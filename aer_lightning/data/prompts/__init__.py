@@ -1,8 +1,20 @@
-"""Where prompts come from: Countdown, JSONL files and the Hugging Face hub. No heavy imports."""
+"""Where prompts come from: Countdown, JSONL files, the Hugging Face hub, and presets for benchmarks. No heavy imports."""
 
 from aer_lightning.data.prompts.base import Prompt, PromptSource
+from aer_lightning.data.prompts.benchmarks import AIME24, AIME25, AMC23, GSM8K, MATH500
 from aer_lightning.data.prompts.countdown import CountdownPrompts
 from aer_lightning.data.prompts.hub import HubPrompts
 from aer_lightning.data.prompts.jsonl import JsonlPrompts
 
-__all__ = ["CountdownPrompts", "HubPrompts", "JsonlPrompts", "Prompt", "PromptSource"]
+__all__ = [
+    "AIME24",
+    "AIME25",
+    "AMC23",
+    "GSM8K",
+    "MATH500",
+    "CountdownPrompts",
+    "HubPrompts",
+    "JsonlPrompts",
+    "Prompt",
+    "PromptSource",
+]

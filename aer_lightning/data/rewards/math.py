@@ -17,7 +17,7 @@ from aer_lightning.data.rewards.base import Grade, Outcome
 from aer_lightning.data.rewards.compare import Comparer, Refused, _has_words
 from aer_lightning.data.rewards.extract import EXTRACT_MODES, extract, last_boxes
 from aer_lightning.data.rewards.limits import Caps, collapse_braces
-from aer_lightning.data.rewards.normalize import normalize, strip_group
+from aer_lightning.data.rewards.normalize import normalize, squash, strip_group
 from aer_lightning.data.rewards.numbers import parse_based, parse_number
 from aer_lightning.data.rewards.text import MAX_COMPLETION_CHARS, answer_region, clean
 from aer_lightning.errors import ConfigError
@@ -80,6 +80,20 @@ class MathGrader:
         except Refused as refused:
             return Grade(Outcome.UNPARSED, shown, str(refused))
         return Grade(Outcome.CORRECT if right else Outcome.WRONG, shown)
+
+    def answer_form(self, extracted: str) -> str:
+        r"""A normal form of an extracted answer for votes and counts of different answers: ``0.5``, ``\frac12`` and ``1/2`` are one string.
+
+        Weaker than ``grade`` and, unlike it, bounded: answers that only algebra can show to be equal keep different forms. A unit is
+        dropped, as one that was left out is not held against an answer.
+        """
+        text = normalize(collapse_braces(extracted))
+        number = parse_number(text)
+        if number is None:
+            return squash(text)
+        sign = "%" if number.percent else ""
+        # Hexadecimal, because Python refuses to write out integers of more than 4,300 decimal digits.
+        return f"{number.value.numerator:#x}/{number.value.denominator:#x}{sign}"
 
 
 def _as_text(answer: Any) -> str | None:
