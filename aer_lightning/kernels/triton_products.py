@@ -120,6 +120,7 @@ def product_statistics_kernel(
         valid = row < rows
         scale = tl.load(inverse_temperature + row * inverse_stride, mask=valid, other=1.0).to(DTYPE) * LOG2_E
         target = tl.load(targets + row, mask=valid, other=-1).to(tl.int32)
+        target = tl.where(target < columns, target, -1)  # a target in the next block is none of the padding beyond this one
         kept = cache + row.to(tl.int64) * cache_stride
         if CACHED:
             tl.store(cache_maximum + row.to(tl.int64) * cache_maximum_stride + first_tile + column_tile, finite, mask=valid)

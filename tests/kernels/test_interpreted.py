@@ -20,7 +20,7 @@ LEAST = {"test_linear.py": 60, "test_logits.py": 30, "test_operators.py": 15, "i
 @pytest.mark.parametrize("file", list(LEAST))
 def test_in_the_interpreter(file: str, tmp_path: Path) -> None:
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=300", str(FOLDER / file)]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--timeout=300", str(FOLDER / file)]
     finished = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=FOLDER.parent.parent)
     output = finished.stdout + finished.stderr
     assert finished.returncode == 0, output[-6000:]

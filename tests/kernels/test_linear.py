@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -85,6 +86,19 @@ def test_half_precision(setting: Setting, dtype: torch.dtype, cache: str) -> Non
 @pytest.mark.parametrize("cache", ["none", "auto"])
 def test_workspace(setting: Setting, workspace: float, cache: str) -> None:
     check(setting, problem(19, 24, 700, device=setting.device), workspace_mb=workspace, logits_cache=cache)
+
+
+@linear_settings
+@pytest.mark.parametrize("columns", [16, 48])
+def test_targets_beside_the_edge_of_a_block(setting: Setting, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block narrower than a tile of the product: the target of the next block lies where this one's padding is."""
+    from aer_lightning.kernels.blocks import Blocks
+
+    plan = Blocks.plan
+    monkeypatch.setattr(Blocks, "plan", lambda *arguments: dataclasses.replace(plan(*arguments), columns=columns))
+    data = problem(12, 16, 130, device=setting.device)
+    data["targets"] = torch.tensor([0, 15, 16, 17, 31, 32, 47, 48, 49, 95, 96, 129], device=setting.device)
+    check(setting, data, logits_cache="none")
 
 
 @not_interpreted
