@@ -122,7 +122,8 @@ def main() -> None:
     file = "kernels-" + "-".join("".join(c if c.isalnum() else " " for c in arguments.machine.lower()).split()) + ".json"
     save(result, RESULTS / file)
     versions = ", ".join(f"{key} {value}" for key, value in result["versions"].items())
-    caption = f"{arguments.machine}, {arguments.threads} thread(s), {arguments.clock} clock, fp32, {versions}, {result['date']} (`results/{file}`)\n\n"
+    how = f"{arguments.threads} thread(s), {arguments.clock} clock, fp32"
+    caption = f"{arguments.machine}, {how}, {versions}, {result['date']} (`results/{file}`)\n\n"
     header = ["N x D x V", "contender", "forward + backward", "time / plain torch", "peak memory (part of plain torch's)"]
     replace_section(FOLDER / "README.md", "kernels-cpu", caption + table(header, rows))
 
