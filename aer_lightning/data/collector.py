@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aer_lightning.data.engines.base import Completion, Engine, GenerationRequest, SamplingParams
 from aer_lightning.data.figures import group_figures, mean_entropy, outcome_rates
-from aer_lightning.data.rewards import Verifier
+from aer_lightning.data.rewards import Grade, Outcome, OutcomeLimits, Verifier
 from aer_lightning.data.rollout import Rollout, RolloutInfo, Sample, collate
 from aer_lightning.data.seeds import sample_seed
 from aer_lightning.data.shaping import Shaping
@@ -57,12 +57,23 @@ class Collector:
         run_seed: seed of the run.
         max_mismatch: mean absolute difference in nat between the engine's and the trainer's log-probabilities above which the
             run stops.
+        limits: what to do when too many verdicts of a rollout are not honest ones; None for nothing.
         sleep: whether the engine gives its memory back after generating.
     """
 
-    def __init__(self, engine: Engine, policy: Policy, tokenizer: Any, *, run_seed: int, max_mismatch: float, sleep: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        policy: Policy,
+        tokenizer: Any,
+        *,
+        run_seed: int,
+        max_mismatch: float,
+        limits: OutcomeLimits | None = None,
+        sleep: bool = False,
+    ) -> None:
         self.engine, self.policy, self.tokenizer = engine, policy, tokenizer
-        self.run_seed, self.max_mismatch, self.sleep = run_seed, max_mismatch, sleep
+        self.run_seed, self.max_mismatch, self.limits, self.sleep = run_seed, max_mismatch, limits, sleep
 
     # -- generation and verification --------------------------------------------------------------------------------------------
 
@@ -190,6 +201,7 @@ class Collector:
         groups, extra = self._groups(stream, index, sizes, sampling, shaping, rank)
         generated = time.perf_counter()
         samples = [s for group in groups for s in group]
+        self._check_verdicts(samples)
         self.score(samples, sampling.temperature, sizes.micro_batch, pad_id)
         entropy, num_tokens = mean_entropy(samples, device)
         stats = group_figures(groups, device) | outcome_rates(samples, device) | self.check_mismatch(samples) | extra
@@ -211,6 +223,12 @@ class Collector:
             mask_truncated=shaping.mask_truncated,
             step_covariance=self._covariance(steps, shaping),
         )
+
+    def _check_verdicts(self, samples: Sequence[Sample]) -> None:
+        """Apply the limits to the verdicts of all ranks, so that all of them stop or none."""
+        if self.limits is not None:
+            shares = gather_objects([(s.outcome, s.reason) for s in samples])
+            self.limits.check([Grade(Outcome(outcome), reason=reason) for share in shares for outcome, reason in share])
 
     def _groups(
         self, stream: PromptStream, index: int, sizes: Sizes, sampling: SamplingParams, shaping: Shaping, rank: int

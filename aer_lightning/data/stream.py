@@ -81,6 +81,16 @@ class PromptStream:
                 f"{len(self.too_long)} longer than data.init_args.max_prompt_tokens={self.max_prompt_tokens})"
             )
 
+    def dropped(self) -> str:
+        """One line on the prompts that cannot be used, with the first of them; empty if there are none."""
+        if not (self.bad_gold or self.too_long):
+            return ""
+        named = ", ".join([*self.bad_gold, *self.too_long][:5])
+        return (
+            f"{self.source.name}: dropped {len(self.bad_gold)} prompts with bad gold answers and {len(self.too_long)} too long, "
+            f"among them {named}"
+        )
+
     @property
     def usable(self) -> int:
         """Number of usable prompts; ``sys.maxsize`` for a generator."""

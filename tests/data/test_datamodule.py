@@ -1,15 +1,10 @@
 import pytest
 
-from aer_lightning.data.datamodule import RolloutDataModule, RolloutLoader, load_tokenizer
+from aer_lightning.data.datamodule import RolloutDataModule
 from aer_lightning.data.prompts import CountdownPrompts
 from aer_lightning.data.rewards import OutcomeLimits
 from aer_lightning.data.shaping import DynamicSampling, OverlongPenalty
-from aer_lightning.errors import ConfigError, DataError, UserError
-
-
-def test_the_loader_is_sized_so_that_lightning_does_not_prefetch(runs):
-    data = runs.data(optimizer_steps_per_rollout=2, micro_batch_size=2, rollouts_per_epoch=3)
-    assert len(RolloutLoader(data)) == 3 * 2 * 4
+from aer_lightning.errors import ConfigError, UserError
 
 
 def test_accumulation_and_logging_follow_from_the_sizes(runs):
@@ -76,11 +71,6 @@ def test_too_many_dishonest_verdicts_stop_the_run_if_asked(runs):
     object.__setattr__(prompts, "grader", Broken())
     with pytest.raises(UserError, match="max_error"):
         runs.fit(data=runs.data(prompts=prompts, limits=OutcomeLimits(action="stop")))
-
-
-def test_tokenizers_that_cannot_be_used(tmp_path):
-    with pytest.raises(DataError, match=r"^model\.init_args\.pretrained: no tokenizer"):
-        load_tokenizer(str(tmp_path))
 
 
 def test_the_engine_and_the_workers_are_closed_after_a_run(runs):
