@@ -39,7 +39,7 @@ class Benchmark(ProblemPrompts):
         ConfigError: an option is out of range or options contradict each other.
     """
 
-    option = "benchmark.path"
+    option = "prompts.path"
     title: ClassVar[str]
     hub: ClassVar[dict[str, Any]]  # arguments of HubPrompts: where the data set is and how its columns are called
 
