@@ -132,8 +132,6 @@ def test_skywork_steps_towards_its_target_and_acts_below_it(fit):
     run = fit("skywork", "--trainer.callbacks.target=5.0")
     assert run.column("aer/alpha") == pytest.approx([0.0, 0.005]) and run.column("aer/applied") == pytest.approx([0.0, 0.005])
     assert (coefficients(run.rollouts[0]) == 0).all() and torch.allclose(coefficients(run.rollouts[1]), torch.tensor(0.005))
-    above = fit("skywork", "--trainer.callbacks.target=0.001", "--trainer.callbacks.alpha_init=0.1")
-    assert above.column("aer/alpha") == pytest.approx([0.1, 0.095]) and above.column("aer/applied") == [0.0, 0.0]
 
 
 def test_aent_moves_by_the_distance_to_its_band(fit):
@@ -157,8 +155,6 @@ def test_kl_cov_restrains_the_second_step_of_a_rollout(fit):
     assert run.model.objective == KLCovObjective(kl_share=0.1, kl_coefficient=1.0)
     assert all(0.02 < share <= 0.12 for share in run.column("train/covariance_selected"))
     assert all(kl > 0 for kl in run.column("train/approx_kl")), "the policy moved within the rollout, so the penalty acts"
-    free = fit("kl_cov", "--model.init_args.objective.init_args.kl_coefficient=0.0")
-    assert run.rows[0]["train/policy_loss"] != free.rows[0]["train/policy_loss"]
 
 
 def test_without_difficulty_every_prompt_gets_alpha(fit):
