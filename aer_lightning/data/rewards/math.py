@@ -85,9 +85,11 @@ class MathGrader:
         r"""A normal form of an extracted answer for votes and counts of different answers: ``0.5``, ``\frac12`` and ``1/2`` are one string.
 
         Weaker than ``grade`` and, unlike it, bounded: answers that only algebra can show to be equal keep different forms. A unit is
-        dropped, as one that was left out is not held against an answer.
+        dropped, as one that was left out is not held against an answer, and of ``x = 3 + 4 = 7`` the last member counts.
         """
-        text = normalize(collapse_braces(extracted))
+        from aer_lightning.data.rewards.structure import chain
+
+        text = chain(normalize(collapse_braces(extracted))).members[-1]
         number = parse_number(text)
         if number is None:
             return squash(text)

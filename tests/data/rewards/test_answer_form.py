@@ -7,6 +7,7 @@ SAME = [
     ["1800", "1,800", r"\$1{,}800", "1800.0", "1800 dollars", r"1800\text{ apples}"],
     [r"50\%", "50%", "50 percent"],
     ["x+1", "x + 1", r"x\,+\,1"],
+    ["7", "3 + 4 = 7", "x = 7.", "x=3+4=7"],
     [r"10^{9000}", r"10^{9000}"],
 ]
 
@@ -23,6 +24,6 @@ def test_different_answers_keep_different_forms():
 
 def test_equal_forms_have_equal_grades():
     grader = MathGrader()
-    for group in SAME[:4]:
+    for group in SAME[:5]:
         for answer in group:
             assert grader.grade(rf"\boxed{{{answer}}}", group[0]).outcome is Outcome.CORRECT
