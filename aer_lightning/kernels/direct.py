@@ -17,12 +17,12 @@ from torch.nn.functional import linear
 from aer_lightning.kernels.partials import LOWEST_EXPONENT, accumulation_dtype
 
 COLUMNS = 64  # a vocabulary up to this size is always small
-ELEMENTS = 1 << 16  # and so are logits of which there are no more than this many
+FEW_COLUMNS, ELEMENTS = 512, 1 << 16  # and so is one up to this size with few rows; beyond it torch's log_softmax is not exact enough
 
 
 def is_small(rows: int, vocabulary: int, device: torch.device) -> bool:
     """Whether logits ``[rows, vocabulary]`` are better kept than computed twice."""
-    return device.type == "cpu" and (vocabulary <= COLUMNS or rows * vocabulary <= ELEMENTS)
+    return device.type == "cpu" and (vocabulary <= COLUMNS or (vocabulary <= FEW_COLUMNS and rows * vocabulary <= ELEMENTS))
 
 
 def logits_token_stats(logits: Tensor, targets: Tensor, temperature: Tensor | float, kept: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -66,45 +66,50 @@ def _spread(kept: Tensor, index: Tensor, results: tuple[Tensor, Tensor]) -> tupl
 class _Statistics(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
-        dtype = accumulation_dtype(logits.dtype)
-        inverse: Tensor | float = 1.0 / temperature if not isinstance(temperature, Tensor) else temperature.to(dtype).reciprocal()
-        distance = logits.to(dtype)
-        distance = distance - distance.amax(1, keepdim=True)
-        if isinstance(inverse, Tensor):
-            distance *= inverse.unsqueeze(1)
-        elif inverse != 1.0:
-            distance *= inverse
-        exponential = distance.exp()
-        total = exponential.sum(1)
-        log_sum = total.log()
-        logprob = distance.gather(1, targets.unsqueeze(1)).squeeze(1).sub_(log_sum)
-        weighted = (distance * exponential).sum(1)
-        ctx.poisoned = not math.isfinite(weighted.sum().item())
+        scaled, inverse = _scaled(logits, temperature)
+        log_probability = torch.log_softmax(scaled, 1)
+        probability = log_probability.exp()
+        negative_entropy = (probability * log_probability).sum(1)
+        ctx.poisoned = not math.isfinite(negative_entropy.sum().item())
         if ctx.poisoned:  # 0 * -inf, unless the row was NaN already
-            distance = distance.clamp(min=LOWEST_EXPONENT)
-            weighted = (distance * exponential).sum(1)
-        entropy = torch.addcdiv(log_sum, weighted, total, value=-1.0)
-        ctx.save_for_backward(distance, exponential, total, log_sum, entropy, targets, inverse if isinstance(inverse, Tensor) else None)
+            negative_entropy = (probability * log_probability.clamp(min=LOWEST_EXPONENT)).sum(1)
+        ctx.save_for_backward(log_probability, probability, negative_entropy, targets, inverse if isinstance(inverse, Tensor) else None)
         ctx.inverse, ctx.dtype = inverse, logits.dtype
         ctx.set_materialize_grads(False)
-        return logprob, entropy
+        return log_probability.gather(1, targets.unsqueeze(1)).squeeze(1), negative_entropy.neg()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logprob: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, None, None]:  # type: ignore[override]
-        distance, exponential, total, log_sum, entropy, targets, row_inverse = ctx.saved_tensors
+        log_probability, probability, negative_entropy, targets, row_inverse = ctx.saved_tensors
         inverse = ctx.inverse if row_inverse is None else row_inverse
-        at_target = torch.zeros_like(entropy) if grad_logprob is None else grad_logprob * inverse
-        # p = e^distance / s: the gradient is (slope * distance + constant) * e^distance / s, and g_lp / T more at the target.
-        if grad_entropy is not None:
-            slope = grad_entropy * -inverse
-            constant = torch.addcmul(-at_target, slope, entropy - log_sum)
-            gradient = distance * (slope / total).unsqueeze(1)
-            gradient.add_((constant / total).unsqueeze(1)).mul_(exponential)
+        at_target = torch.zeros_like(negative_entropy) if grad_logprob is None else _times(grad_logprob, inverse)
+        # -dz = p (g_lp + g_H (l + H)) / T, and g_lp / T less at the target.
+        if grad_entropy is None:
+            gradient = probability * -at_target.unsqueeze(1)
         else:
-            gradient = exponential * (at_target / -total).unsqueeze(1)
+            slope = -_times(grad_entropy, inverse)
+            log_probability = log_probability.clamp(min=LOWEST_EXPONENT) if ctx.poisoned else log_probability
+            gradient = log_probability * slope.unsqueeze(1)
+            gradient.sub_(torch.addcmul(at_target, slope, negative_entropy).unsqueeze(1)).mul_(probability)
         gradient.scatter_add_(1, targets.unsqueeze(1), at_target.unsqueeze(1))
         if ctx.poisoned:  # rows without upstream gradient are exactly 0, also where a logit is NaN
             without = at_target == 0 if grad_entropy is None else (at_target == 0) & (grad_entropy == 0)
             gradient.masked_fill_(without.unsqueeze(1), 0.0)
         return gradient.to(ctx.dtype), None, None
+
+
+def _scaled(logits: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor | float]:
+    """Logits over the temperature and the inverse of that. The maximum goes first: an offset of the row cancels before it is rounded."""
+    dtype = accumulation_dtype(logits.dtype)
+    logits = logits.to(dtype)
+    if not isinstance(temperature, Tensor):
+        if temperature == 1.0:
+            return logits, 1.0
+        return (logits - logits.amax(1, keepdim=True)).mul_(1.0 / temperature), 1.0 / temperature
+    inverse = temperature.to(dtype).reciprocal()
+    return (logits - logits.amax(1, keepdim=True)).mul_(inverse.unsqueeze(1)), inverse
+
+
+def _times(values: Tensor, inverse: Tensor | float) -> Tensor:
+    return values if isinstance(inverse, float) and inverse == 1.0 else values * inverse
