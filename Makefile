@@ -58,5 +58,8 @@ gpu-test: venv
 gpu-bench: venv
 	$(BIN)/python benchmarks/kernels_gpu.py $(ARGS)
 
+study: venv
+	$(BIN)/python -m aer_lightning study $(ARGS)
+
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

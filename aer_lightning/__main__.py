@@ -16,6 +16,7 @@ TRAINER_COMMANDS = {
 }
 TOOLS = {
     "grade": "grade answers of a JSONL file: grade FILE.jsonl [--out OUT.jsonl]",
+    "study": "every method with one budget over seeds, to docs/study: study [--dry-run | --quick]",
     "compare": "table and HTML report of finished runs: compare RUN_DIR...",
 }
 
