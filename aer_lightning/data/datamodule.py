@@ -156,6 +156,8 @@ class RolloutDataModule(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read and check prompts, and fix the sizes for this number of ranks, before any model or engine is loaded."""
         assert self.trainer is not None
+        if stage != "fit" and not self.evaluation:
+            raise ConfigError(f"data.init_args.evaluation: there is nothing to {stage} on; list at least one source")
         self._check_accumulation(stage)
         if self.seed is None:
             import os

@@ -160,7 +160,9 @@ def test_a_checkpoint_is_evaluated_and_not_the_folder_it_started_from(whole, ove
     assert (whole[0] / "completions.jsonl").read_bytes() != same
 
 
-def test_more_tries_than_samples_is_refused(overlay, cli, tmp_path):
+def test_no_source_and_more_tries_than_samples_are_refused(overlay, cli, tmp_path):
+    message = cli.refused("validate", *options(overlay, tmp_path / "run"), "--data.init_args.evaluation=[]")
+    assert "data.init_args.evaluation" in message and "at least one source" in message
     message = cli.refused("validate", *options(overlay, tmp_path / "run"), "--data.init_args.eval_ks=[1, 8]")
     assert "data.init_args.eval_ks" in message and "8" in message
     assert not (tmp_path / "run").exists()
