@@ -105,6 +105,20 @@ def test_every_config_is_read_and_built(cli, overlay, tmp_path):
     assert len((ROOT / overlay).read_text().splitlines()) <= 80
 
 
+def test_strategy_overlays(cli, tmp_path):
+    from aer_lightning.cli import build
+
+    def strategy(name, *options):
+        files = ["-c", "configs/aer.yaml", "-c", f"configs/strategy/{name}.yaml"]
+        return build(["fit", *files, "--trainer.accelerator=cpu", f"--run_dir={tmp_path / 'r'}", *options], run=False).trainer.strategy
+
+    assert type(strategy("ddp")).__name__ == "DDPStrategy"
+    sharded = strategy("fsdp2", "--trainer.devices=4")
+    assert type(sharded).__name__ == "ModelParallelStrategy" and sharded._data_parallel_size == 4, "shards follow the number of devices"
+    if not torch.cuda.is_available():
+        assert "CUDAAccelerator" in cli.refused("fit", "-c", "configs/aer.yaml", "-c", "configs/strategy/fsdp.yaml")
+
+
 @pytest.mark.parametrize("overlay", ["grpo", "fixed_entropy"])
 def test_baselines_run(cli, small, overlay, random_model, tmp_path, read_metrics):
     run = tmp_path / "run"
