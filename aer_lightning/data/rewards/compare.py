@@ -84,8 +84,9 @@ class Comparer:
             if boxed is not None:
                 items = [side for item in boxed.items for side in shape.split_list(item)]
                 return self._ordered(items, preds) if boxed.open != "\\{" else self._unordered(items, preds)
-            # One answer is asked and several are given: right only if all say the same ("1/2 or 0.5").
-            return all(self.equal(gold, part) for part in preds)
+            # One answer is asked and several are given: right only if all say the same ("1/2 or 0.5"), also of each other: a reading
+            # that the gold answer allows each part for itself ("5%" and "2+3" for 5) does not make them one answer.
+            return all(self.equal(gold, part) and self.equal(part, preds[0]) and self.equal(preds[0], part) for part in preds)
         if len(preds) == 1:
             boxed = shape.bracketed(shape.chain(pred).members[-1])
             if boxed is None or len(boxed.items) < 2:

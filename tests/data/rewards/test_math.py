@@ -111,3 +111,11 @@ def test_unit_cases_of_public_graders():
         verdicts.append((GRADER.grade(text, row["gold"]).reward, row["expected"], row["id"]))
     assert [case for reward, expected, case in verdicts if reward > expected] == []
     assert sum(reward == expected for reward, expected, _ in verdicts) / len(rows) >= 0.99
+
+
+@pytest.mark.parametrize(
+    ("prediction", "outcome"),
+    [(r"\boxed{5\%, 2+3}", "wrong"), (r"\boxed{2+3, 5\%}", "wrong"), (r"\boxed{5, 6}", "wrong"), (r"\boxed{5, 2+3}", "correct")],
+)
+def test_several_answers_are_one_only_if_they_equal_each_other(prediction, outcome):
+    assert MathGrader().grade(prediction, "5").outcome.value == outcome
