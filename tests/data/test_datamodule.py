@@ -1,3 +1,4 @@
+import lightning.pytorch as pl
 import pytest
 
 from aer_lightning.data.datamodule import RolloutDataModule
@@ -80,3 +81,18 @@ def test_the_engine_and_the_workers_are_closed_after_a_run(runs):
     data.engine.close = lambda: (closed.append(True), real())
     runs.fit(data=data)
     assert closed and isinstance(data, RolloutDataModule) and data._verifiers == []
+
+
+def test_evaluation_has_its_own_temperature_and_nucleus(runs):
+    class Watch(pl.Callback):
+        def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+            texts = [row["completion"] for row in batch.rows]
+            self.equal = sum(a == b for a, b in zip(texts[::2], texts[1::2], strict=True))
+
+    equal = {}
+    for name, options in {"sampled": {}, "greedy": {"eval_temperature": 0.0}, "nucleus": {"eval_top_p": 1e-6}}.items():
+        watch = Watch()
+        sources = [CountdownPrompts(split="validation", numbers=(2, 3), size=6)]
+        runs.fit([watch], data=runs.data(evaluation=sources, rollouts_per_epoch=1, **options))
+        equal[name] = watch.equal
+    assert equal["greedy"] == equal["nucleus"] == 6 > equal["sampled"], "both samples of a problem are the most likely one"

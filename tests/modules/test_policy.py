@@ -109,3 +109,14 @@ def test_tied_embeddings_train_and_stay_in_step_with_the_engine(request, runs, r
     assert all(r["rollout/mismatch_logprob"] < 1e-5 for r in recorder.rollouts)
     model = module.policy.model
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def test_dtype_and_attention_are_options(runs):
+    module = runs.module(dtype="bfloat16", attn_implementation="eager")
+    module.configure_model()
+    assert {p.dtype for p in module.parameters()} == {torch.bfloat16}
+    assert module.policy.model.config._attn_implementation == "eager"
+    plain = runs.module()
+    plain.configure_model()
+    assert {p.dtype for p in plain.parameters()} == {torch.float32}
+    assert plain.policy.model.config._attn_implementation != "eager"
