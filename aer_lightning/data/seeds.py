@@ -38,3 +38,12 @@ def permuted_index(cursor: int, size: int, seed: int) -> int:
         position = (left << half) | right
         if position < size:
             return position
+
+
+def stratified_index(cursor: int, size: int, period: int, seed: int) -> int:
+    """Like `permuted_index`, but every index keeps its remainder by ``period``, so that each block of ``period`` stays a full mix.
+
+    ``size`` is a multiple of ``period``.
+    """
+    block, stratum = divmod(cursor, period)
+    return permuted_index(block, size // period, seed * period + stratum) * period + stratum

@@ -7,7 +7,7 @@ from typing import Any
 
 from aer_lightning.data.prompts.base import Prompt, PromptSource
 from aer_lightning.data.rewards import Verifier
-from aer_lightning.data.seeds import permuted_index
+from aer_lightning.data.seeds import permuted_index, stratified_index
 from aer_lightning.errors import ConfigError, DataError
 
 Encoded = tuple[Prompt, list[int]]
@@ -39,7 +39,8 @@ class PromptStream:
         verifier: checks the gold answers of finite sources once and grades completions.
         max_prompt_tokens: longer prompts are dropped and counted.
         seed: of the order.
-        shuffle: visit a finite source in a new seeded order on every pass; a generator is never shuffled.
+        shuffle: visit a finite source in a new seeded order on every pass; a generator is never shuffled. A source with a `period` is
+            shuffled within its strata, so that every block of `period` prompts keeps its mix.
 
     Attributes:
         cursor: prompts read so far, dropped ones included.
@@ -127,7 +128,13 @@ class PromptStream:
         if self._indices is None:
             return self.source[cursor]
         size = len(self._indices)
-        return self.source[self._indices[permuted_index(cursor, size, self.seed) if self.shuffle else cursor % size]]
+        return self.source[self._indices[self._shuffled(cursor, size) if self.shuffle else cursor % size]]
+
+    def _shuffled(self, cursor: int, size: int) -> int:
+        period = getattr(self.source, "period", 1)
+        if size < len(self.source) or size % period:  # with prompts missing, places no longer tell the stratum
+            return permuted_index(cursor, size, self.seed)
+        return stratified_index(cursor, size, period, self.seed)
 
     def all(self) -> list[Encoded]:
         """Every usable prompt of a finite source in the source's order; does not move the cursor."""

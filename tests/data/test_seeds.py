@@ -1,4 +1,4 @@
-from aer_lightning.data.seeds import permuted_index, sample_seed
+from aer_lightning.data.seeds import permuted_index, sample_seed, stratified_index
 
 
 def test_seed_depends_on_each_part_and_on_nothing_else():
@@ -28,3 +28,14 @@ def test_each_pass_is_a_permutation_in_its_own_order():
             assert first != second
             assert first != list(range(size))
             assert first != [permuted_index(i, size, seed=6) for i in range(size)]
+
+
+def test_a_stratified_pass_is_a_permutation_whose_blocks_keep_the_mix():
+    for size, period in ((3, 3), (60, 3), (35, 5)):
+        passes = [[stratified_index(turn * size + i, size, period, seed=5) for i in range(size)] for turn in range(2)]
+        assert all(sorted(order) == list(range(size)) for order in passes)
+        assert all([index % period for index in order] == [i % period for i in range(size)] for order in passes)
+        if size > period:
+            assert passes[0] != passes[1] and passes[0] != [stratified_index(i, size, period, seed=6) for i in range(size)]
+            shifts = {tuple(order[i] // period for i in range(stratum, size, period)) for order in passes[:1] for stratum in range(period)}
+            assert len(shifts) == period, "each stratum has an order of its own"

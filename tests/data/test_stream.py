@@ -74,6 +74,19 @@ def test_shuffling_visits_each_prompt_once_a_pass_in_a_seeded_order():
     assert [p.id for p, _ in s.take(5)] == orders[1][7:12], "the cursor is the whole state"
 
 
+def test_shuffling_keeps_the_mix_of_a_stratified_source_unless_prompts_are_missing():
+    texts = [("abc"[i % 3], "1") for i in range(30)]
+    source = Source(texts)
+    source.period = 3
+    s = stream(source)
+    order = [p for p, _ in [*s.take(30), *s.take(30)]]
+    assert "".join(p.text for p in order) == "abc" * 20
+    assert sorted(p.id for p in order[:30]) == sorted(p.id for p in order[30:]) and order[:30] != order[30:]
+    broken = Source([*texts[:4], ("b", ""), *texts[5:]])
+    broken.period = 3
+    assert len({p.id for p, _ in stream(broken).take(29)}) == 29
+
+
 def test_a_generator_is_read_in_its_order_and_drops_what_is_too_long():
     s = stream(Source(TEXTS, endless=True))
     assert [p.id for p, _ in s.take(5)] == ["p0", "p1", "p3", "p4", "p5"] and s.cursor == 6 and s.too_long == {"p2"}

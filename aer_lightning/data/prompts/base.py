@@ -40,6 +40,9 @@ class PromptSource(Protocol):
         name: short name used in metrics (``val/<name>/pass@1``).
         grader: judges completions of these prompts.
         labels: every label that occurs, in the order of reporting.
+
+    A stratified source may have a further attribute ``period``: prompts whose indices have the same remainder by it are alike, and
+    shuffling keeps every prompt among its like.
     """
 
     @property

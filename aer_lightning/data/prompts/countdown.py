@@ -123,7 +123,8 @@ class CountdownPrompts:
     Every problem can be solved: it is a random expression labelled with its own value, and every intermediate value is a
     positive integer. Difficulty is the number of numbers. The mix of difficulties is stratified, so that the entropy of a
     rollout does not move with the luck of its draw: every window of ``sum(mix)`` consecutive prompts holds exactly
-    ``mix[j]`` prompts with ``numbers[j]`` numbers. Reading in another order than by index loses this.
+    ``mix[j]`` prompts with ``numbers[j]`` numbers. Reading in another order than by index loses this, unless every index keeps its
+    remainder by ``period``, as the shuffling of the training prompts does.
 
     The splits are disjoint by a hash of the problem without the order of its numbers, whatever the seeds.
 
@@ -174,6 +175,7 @@ class CountdownPrompts:
         self.labels = tuple(f"{count} numbers" for count in self.numbers)
         self.grader = CountdownGrader()
         self._pattern = interleave(self.mix)
+        self.period = len(self._pattern)
         self._problems: list[CountdownProblem] = []
 
     def load(self) -> None:
