@@ -52,8 +52,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def write_report(methods: Sequence[Method], out: Path) -> None:
-    """Print the table and write ``report.html``, ``table.csv`` and a PNG per picture into ``out``."""
+def write_report(methods: Sequence[Method], out: Path, findings: Sequence[tuple[str, str]] = ()) -> None:
+    """Print the table and write ``report.html`` (with `findings`, questions and answers), ``table.csv`` and a PNG per picture into ``out``."""
     from aer_lightning.reporting.comparison_figures import draw_all
 
     figures, table, notes = all_figures(methods), compare_methods(methods), caveats(methods)
@@ -66,7 +66,7 @@ def write_report(methods: Sequence[Method], out: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(["method", "figure", "mean", "standard_error", "seeds"])
         writer.writerows([name, key, e.mean, e.error, e.seeds] for name, row in table.items() for key, e in row.items())
-    (out / "report.html").write_text(render_page(methods, figures, table, pictures, notes), encoding="utf-8")
+    (out / "report.html").write_text(render_page(methods, figures, table, pictures, notes, findings), encoding="utf-8")
     print(f"report: {out / 'report.html'}")
 
 

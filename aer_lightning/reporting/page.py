@@ -63,6 +63,7 @@ def render_page(
     table: dict[str, dict[str, Estimate]],
     pictures: Sequence[Picture],
     notes: Sequence[str] = (),
+    findings: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The page as one string.
 
@@ -72,6 +73,7 @@ def render_page(
         table: estimates by method and figure.
         pictures: in the order of the page; embedded as data URIs.
         notes: caveats, one sentence each, shown under the table.
+        findings: question and answer, shown above the table.
     """
     first = methods[0].runs[0]
     rollouts = int(first.metrics.index[-1]) + 1
@@ -83,11 +85,17 @@ def render_page(
     if sizes.get("prompts_per_rollout") and sizes.get("responses_per_prompt"):
         budget += f" of {sizes['prompts_per_rollout']} prompts × {sizes['responses_per_prompt']} responses"
     lead = f"{len(methods)} method{'s' * (len(methods) > 1)}, {runs} runs, {count} seed{'s' * (seeds[-1] > 1)} each; every run {budget}."
-    links = [("table", "Figures"), *((p.name, p.title) for p in pictures), ("runs", "Runs")]
+    links = [
+        *([("findings", "What came out")] if findings else []),
+        ("table", "Figures"),
+        *((p.name, p.title) for p in pictures),
+        ("runs", "Runs"),
+    ]
     body = [
         f"<h1>{escape(' · '.join(m.name for m in methods) if len(methods) < 5 else 'Comparison of runs')}</h1>",
         f'<p class="lead">{escape(lead)}</p>',
         "<nav>" + "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title in links) + "</nav>",
+        *_findings(findings),
         '<h2 id="table">Figures</h2>',
         _table(methods, figures, table),
         *(f'<p class="note">{escape(note)}</p>' for note in notes),
@@ -102,6 +110,13 @@ def render_page(
         f"<title>{escape(', '.join(m.name for m in methods))} compared</title>\n<style>{CSS}</style>\n</head>\n"
         f"<body><main>\n{chr(10).join(body)}\n</main></body>\n</html>\n"
     )
+
+
+def _findings(findings: Sequence[tuple[str, str]]) -> list[str]:
+    if not findings:
+        return []
+    pairs = "".join(f"<p><strong>{escape(question)}</strong> {escape(answer)}</p>" for question, answer in findings)
+    return ['<h2 id="findings">What came out</h2>', pairs]
 
 
 def _swatch(methods: Sequence[Method], name: str) -> str:

@@ -47,6 +47,7 @@ class Figure:
 
 TRAINING = (
     Figure("reward_area", "reward area", "area under the reward curve over the number of rollouts: mean reward of training", 3, 1),
+    Figure("last_reward", "last reward", "mean reward of the last tenth of the rollouts", 3, 1),
     Figure("last_entropy", "last H / H_0", "mean entropy of the last tenth of the rollouts over that of the first rollout", 2),
     Figure("in_band", "H in band", "share of all rollouts with an entropy within 15 % of the run's own target H*", 2, 1),
     Figure("in_band_late", "H in band, late", "the same over the last half of the rollouts", 2, 1),
@@ -94,6 +95,7 @@ def training_figures(run: RunMetrics) -> dict[str, float]:
     known = ~np.isnan(tokens) & (spent > 0)
     return {
         "reward_area": area(run.column("rollout/reward")),
+        "last_reward": _mean(run.column("rollout/reward")[-tail:]),
         "last_entropy": _mean(entropy[-tail:]) / run.anchor if run.anchor > 0 else math.nan,
         "in_band": in_band(entropy, run.target),
         "in_band_late": in_band(entropy[len(run) // 2 :], run.target),

@@ -104,9 +104,10 @@ def describe(plan: Plan, root: Path, jobs: int) -> list[str]:
         lines.append(f"{title}: {len(runs)} runs of {runs[0].rollouts if runs else 0} rollouts")
         for name in dict.fromkeys(r.method for r in runs):
             lines.append("  " + _line(plan, [r for r in runs if r.method == name], root, title == "search"))
-    left = [r for r in [*search, *final] if not finished(root / r.folder)]
+    distinct = {r.folder: r for r in [*search, *final]}
+    left = [r for r in distinct.values() if not finished(root / r.folder)]
     total = sum(map(plan.seconds, left))
-    lines.append(f"{len(left)} of {len(search) + len(final)} runs left, about {minutes(total / jobs)} on {jobs} core{'s' * (jobs > 1)}")
+    lines.append(f"{len(left)} of {len(distinct)} runs left, about {minutes(total / jobs)} on {jobs} core{'s' * (jobs > 1)}")
     return lines
 
 

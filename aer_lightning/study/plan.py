@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from aer_lightning.errors import ConfigError
+from aer_lightning.study.findings import Claims
 from aer_lightning.study.configuration import Config, change, look_up, merge, read_yaml
 
 DATA = "data.init_args."
-SECTIONS = {"base", "setting", "seeds", "seed_options", "rollouts", "search", "methods", "reports", "cost", "quick"}
+SECTIONS = {"base", "setting", "seeds", "seed_options", "rollouts", "search", "methods", "reports", "claims", "cost", "quick"}
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Plan:
     search_changes: Mapping[str, Any]
     search_ks: Sequence[int]
     reports: Mapping[str, Sequence[str]]
+    claims: Claims
     cost: Mapping[str, float]
 
     def searched(self) -> list[Method]:
@@ -93,18 +96,27 @@ class Plan:
         ]
 
     def final_runs(self, chosen: Mapping[str, Mapping[str, Any]]) -> list[Run]:
-        """Every method with every seed. All methods of a seed come before the next seed, so that a study cut short has whole seeds.
+        """Every method with every seed.
+
+        All methods of a seed come before the next seed, and those with fewer seeds come last, so that a study cut short has whole seeds
+        of what matters most. Two methods with one configuration share a run.
 
         Args:
             chosen: the candidate that the search chose, by method; the first one for a method that is not there.
         """
         chosen = {m.name: m.candidates[0] for m in self.searched()} | dict(chosen)
-        return [
+        runs = [
             self._run(m, f"seed{seed}", Path(m.name, f"seed{seed}"), seed, self.rollouts, chosen)
+            for whole in (True, False)
             for i, seed in enumerate(self.seeds)
             for m in self.methods.values()
-            if m.seeds is None or i < m.seeds
+            if (m.seeds is None) is whole and (m.seeds is None or i < m.seeds)
         ]
+        first: dict[str, Run] = {}
+        for run in runs:
+            first.setdefault(json.dumps(run.config | {"name": ""}, sort_keys=True), run)
+        originals = [first[json.dumps(run.config | {"name": ""}, sort_keys=True)] for run in runs]
+        return [replace(run, folder=of.folder, config=of.config) for run, of in zip(runs, originals, strict=True)]
 
     def _run(
         self, method: Method, label: str, folder: Path, seed: int, rollouts: int, chosen: Mapping[str, Any], search: bool = False
@@ -171,6 +183,7 @@ def read_plan(path: Path | str, quick: bool = False, only: Iterable[str] = ()) -
         search_changes=search.get("set") or {},
         search_ks=search["ks"],
         reports=raw["reports"],
+        claims=Claims.of(raw["claims"], str(path)),
         cost=raw["cost"],
     )
     only = list(only)
@@ -210,7 +223,11 @@ def _method(path: Path | str, name: str, options: Mapping[str, Any]) -> Method:
 
 
 def _check(path: Path | str, plan: Plan, only: Iterable[str]) -> None:
-    for what, names in [("--only", only), *((f"{path}: reports.{r}", names) for r, names in plan.reports.items())]:
+    for what, names in [
+        ("--only", only),
+        (f"{path}: claims", plan.claims.names()),
+        *((f"{path}: reports.{r}", names) for r, names in plan.reports.items()),
+    ]:
         if unknown := [name for name in names if name not in plan.methods]:
             raise ConfigError(f"{what}: no method {unknown[0]!r} in the plan; it has {', '.join(plan.methods)}")
     for method in plan.methods.values():

@@ -15,6 +15,7 @@ from aer_lightning.errors import DataError
 from aer_lightning.reporting.counts import pass_at_ks, read_evaluation
 from aer_lightning.reporting.runs import FinishedRun, group_runs, read_run
 from aer_lightning.reporting.statistics import run_figures
+from aer_lightning.study.findings import as_markdown, findings
 from aer_lightning.study.plan import Plan, Run
 from aer_lightning.study.runner import DONE, finished
 
@@ -73,7 +74,9 @@ def result_rows(runs: Sequence[Run], root: Path, chosen: Mapping[str, Mapping[st
         read = read_run(f"{run.method}={folder}")
         facts = json.loads((folder / DONE).read_text(encoding="utf-8"))
         row: Row = {"method": run.method, "seed": read.seed, "chosen": json.dumps(chosen.get(run.method, {}))}
-        rows.append(row | budget(read) | {"seconds": (facts.get("seconds") or {}).get("total", math.nan)} | run_figures(read))
+        levels = {"anchor": read.metrics.anchor, "target": read.metrics.target, "last_alpha": read.metrics.last("aer/alpha")}
+        seconds = (facts.get("seconds") or {}).get("total", math.nan)
+        rows.append(row | budget(read) | {"seconds": seconds} | levels | run_figures(read))
     return rows
 
 
@@ -103,9 +106,9 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def write_results(plan: Plan, root: Path, out: Path, command: str) -> list[str]:
-    """Write ``results.csv``, ``search.csv``, ``study.json`` and a comparison for each report of the plan into ``out``.
+    """Write ``results.csv``, ``search.csv``, ``study.json``, ``findings.md`` and a comparison for each report of the plan into ``out``.
 
-    A method is in a report once all its seeds have finished; a report needs two, so that there is something to compare.
+    The first report has the findings at its top. A method is in a report once all its seeds have finished; a report needs two, so that there is something to compare.
 
     Returns:
         The names of methods that are in no report yet.
@@ -116,16 +119,22 @@ def write_results(plan: Plan, root: Path, out: Path, command: str) -> list[str]:
     runs = plan.final_runs(chosen)
     out.mkdir(parents=True, exist_ok=True)
     write_rows(out / "search.csv", search)
-    write_rows(out / "results.csv", result_rows(runs, root, chosen))
+    rows = result_rows(runs, root, chosen)
+    write_rows(out / "results.csv", rows)
+    found = findings(rows, plan.claims)
     facts = {"command": command, "machine": machine(), "seeds": list(plan.seeds), "rollouts": plan.rollouts, "chosen": chosen}
     (out / "study.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    made_on = f"{facts['machine']['processor']}, {facts['machine']['cores']} cores, torch {facts['machine']['torch']}"
+    basis = f"`{command}`, {made_on}; {len(rows)} of {len(runs)} runs, {plan.rollouts} rollouts each. Mean ± standard error over seeds."
+    (out / "findings.md").write_text(as_markdown(found, basis), encoding="utf-8")
     folders = {name: [root / run.folder for run in runs if run.method == name] for name in plan.methods}
     ready = {name: paths for name, paths in folders.items() if all(map(finished, paths))}
     for report, names in plan.reports.items():
         members = [f"{name}={path}" for name in names for path in ready.get(name, [])]
         if sum(name in ready for name in names) > 1:
             print(f"\n{report}")
-            write_report(group_runs([read_run(member) for member in members]), out / report)
+            shown = [(f.title, f.sentence) for f in found] if report == next(iter(plan.reports)) else []
+            write_report(group_runs([read_run(member) for member in members]), out / report, shown)
     return [name for name in plan.methods if name not in ready]
 
 

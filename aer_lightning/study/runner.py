@@ -145,6 +145,7 @@ def run_all(
     Returns:
         One line for each run that failed.
     """
+    runs = list({run.folder: run for run in reversed(runs)}.values())[::-1]  # a run that two methods share is run once
     waiting = [run for run in runs if not finished(root / run.folder)]
     if len(waiting) < len(runs):
         say(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished already")

@@ -21,7 +21,7 @@ from aer_lightning.study.plan import Run, read_plan
 from aer_lightning.study.results import budget, search_score
 from aer_lightning.study.runner import Processes, check_finished, complete, finished, interrupted, prepare, run_all
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 METHODS = {"grpo", "dapo", "fixed_entropy", "skywork", "clip_cov", "kl_cov", "aent", "aer", "no_difficulty", "no_anchor", "no_controller"}
 
 
@@ -45,11 +45,27 @@ def plan():
 def test_every_method_runs_with_three_seeds_or_more_on_enough_problems(plan):
     assert plan.methods.keys() >= METHODS and len(plan.seeds) >= 3
     runs = plan.final_runs({})
-    assert len({run.folder for run in [*runs, *plan.search_runs()]}) == len(runs) + len(plan.search_runs())
+    assert len({run.folder for run in plan.search_runs()}) == len(plan.search_runs())
     for name in METHODS:
         assert [run.config["seed_everything"] for run in runs if run.method == name] == list(plan.seeds)
     data = runs[0].config["data"]["init_args"]
     assert data["eval_samples"] == 64 and sum(s["init_args"]["size"] for s in data["evaluation"]) >= 256
+
+
+def test_methods_that_come_to_the_same_share_a_run(plan):
+    for chosen in (0.3, 0.5, 0.7):
+        runs = plan.final_runs({"aer": {"EntropyAnchor.tau": chosen}})
+        shared = {(r.method, r.label): r for r in runs if r.folder.parts[0] != r.method}
+        assert {key for key in shared if key[0].startswith("aer")} == {(f"aer_tau_{chosen}", f"seed{s}") for s in plan.seeds}
+        assert all(run.config["name"] == "aer" for (name, _), run in shared.items() if name.startswith("aer"))
+        assert len({r.folder for r in runs}) == len(runs) - len(shared)
+
+
+def test_whole_seeds_come_first(plan):
+    counts = [plan.methods[r.method].seeds for r in plan.final_runs({})]
+    assert counts == sorted(counts, key=lambda c: c is not None)
+    labels = [r.label for r in plan.final_runs({}) if plan.methods[r.method].seeds is None]
+    assert labels == sorted(labels)
 
 
 def test_budgets_and_task_are_equal_across_all_methods(plan):
@@ -123,7 +139,7 @@ def test_a_run_is_what_the_command_line_makes_of_the_same_files(plan, capsys):
         path.write_text(yaml.safe_dump(run.config))
         mine = resolved("-c", str(path))
     theirs = resolved("-c", "configs/aer.yaml", "-c", "configs/dapo.yaml", "-c", "configs/study/countdown.yaml")
-    assert mine == theirs and mine["data"]["init_args"]["prompts_per_rollout"] == 12
+    assert mine == theirs and mine["data"]["init_args"]["prompts_per_rollout"] == 30
 
 
 def test_the_estimate_fits_three_hours_on_two_cores(plan):
@@ -140,7 +156,7 @@ def test_dry_run_prints_the_plan_and_runs_nothing(tmp_path, capsys):
 
     assert main(["--dry-run", "--runs", str(tmp_path / "runs"), "--jobs", "2"], launch=never) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in METHODS) and "on 2 cores" in out and "EntropyAnchor.tau=0.4" in out
+    assert all(name in out for name in METHODS) and "on 2 cores" in out and "EntropyAnchor.tau=0.5" in out
     assert not (tmp_path / "runs").exists()
 
 
@@ -163,6 +179,8 @@ def edited(tmp_path, edit):
         (lambda p: p["methods"]["grpo"].update(set={"EntropyAnchor.tau": 1}), ["EntropyAnchor", "FixedCoefficient"]),
         (lambda p: p["search"].update(seed=2), ["seeds", "differ"]),
         (lambda p: p["reports"]["targets"].append("typo"), ["reports.targets", "typo"]),
+        (lambda p: p["claims"]["targets"].append("typo"), ["plan.yaml: claims", "typo"]),
+        (lambda p: p["claims"].update(tragets=[]), ["plan.yaml", "claims.tragets"]),
         (lambda p: p.update(base="configs/nothing.yaml"), ["configs/nothing.yaml", "root of the repository"]),
     ],
 )
@@ -374,15 +392,18 @@ def test_a_tiny_study_runs_resumes_and_reports(tmp_path, capsys):
         results = {row["method"]: row for row in csv.DictReader(file)}
     assert set(results) == {"aer", "grpo"}
     for row in results.values():
-        assert (row["rollouts"], row["completions"], row["optimizer_steps"], row["completions_generated"]) == ("2", "32", "4", "32")
+        assert (row["rollouts"], row["completions"], row["optimizer_steps"], row["completions_generated"]) == ("2", "48", "6", "48")
         assert 0 <= float(row["countdown/pass@1"]) <= 1 and float(row["last_entropy"]) > 0
     with (out / "search.csv").open() as file:
         search = list(csv.DictReader(file))
-    assert [row["candidate"] for row in search] == ['{"EntropyAnchor.tau": 0.4}', '{"EntropyAnchor.tau": 0.6}']
+    assert [row["candidate"] for row in search] == ['{"EntropyAnchor.tau": 0.5}', '{"EntropyAnchor.tau": 0.3}']
     assert [row["chosen"] for row in search].count("True") == 1
     facts = json.loads((out / "study.json").read_text())
-    assert facts["chosen"]["aer"] in ({"EntropyAnchor.tau": 0.4}, {"EntropyAnchor.tau": 0.6}) and facts["machine"]["cores"]
+    assert facts["chosen"]["aer"] in ({"EntropyAnchor.tau": 0.5}, {"EntropyAnchor.tau": 0.3}) and facts["machine"]["cores"]
+    findings = (out / "findings.md").read_text()
+    assert "## Does the entropy collapse?" in findings and "2 of " in findings and "tracked" not in findings
     report = (out / "baselines" / "report.html").read_text()
+    assert "Does the entropy collapse?" in report
     assert "grpo" in report and "aer" in report and (out / "baselines" / "entropy.png").stat().st_size > 1000
     assert not (out / "targets").exists(), "one method alone is no comparison"
     runs = tmp_path / "runs"
@@ -392,7 +413,7 @@ def test_a_tiny_study_runs_resumes_and_reports(tmp_path, capsys):
     assert [float(r[0]) for r in resumed] == [0.0, 1.0]
     from aer_lightning.reporting.runs import read_run
 
-    assert budget(read_run(str(runs / "aer" / "seed1")))["completions"] == 32
+    assert budget(read_run(str(runs / "aer" / "seed1")))["completions"] == 48
     whole = tmp_path / "whole"
     command = [part.replace(str(runs / "aer" / "seed1"), str(whole)) if i == 4 else part for i, part in enumerate(launch.commands[-1][:5])]
     assert InProcess()(command, tmp_path / "log") == 0
