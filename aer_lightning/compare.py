@@ -53,7 +53,13 @@ def main(argv: list[str]) -> int:
 
 
 def write_report(methods: Sequence[Method], out: Path, findings: Sequence[tuple[str, str]] = ()) -> None:
-    """Print the table and write ``report.html`` (with `findings`, questions and answers), ``table.csv`` and a PNG per picture into ``out``."""
+    """Print the table and write ``report.html``, ``table.csv`` and a PNG per picture into ``out``.
+
+    Args:
+        methods: what is compared.
+        out: folder.
+        findings: questions and answers for the top of the page.
+    """
     from aer_lightning.reporting.comparison_figures import draw_all
 
     figures, table, notes = all_figures(methods), compare_methods(methods), caveats(methods)

@@ -199,8 +199,8 @@ def _robustness(by_name: Mapping[str, Mapping[Any, Row]], claims: Claims) -> Fin
             ranges.append(f"{what} {min(values):.2f} to {max(values):.2f}")
         spreads.append(f"{name} over {len(there)} settings: {', '.join(ranges)}")
         for variant, run in zip(there, runs, strict=True):
-            values = (float(run["last_reward"]), float(run["last_entropy"]), *(pass_at(run, k) for k in KS))
-            rows.append([variant, *(f"{value:.3f}" for value in values)])
+            shown = (float(run["last_reward"]), float(run["last_entropy"]), *(pass_at(run, k) for k in KS))
+            rows.append([variant, *(f"{value:.3f}" for value in shown)])
     if not spreads:
         return None
     header = ("method", "last reward", "last H / H_0", *(f"pass@{k}" for k in KS))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from aer_lightning.errors import ConfigError
-from aer_lightning.study.findings import Claims
 from aer_lightning.study.configuration import Config, change, look_up, merge, read_yaml
+from aer_lightning.study.findings import Claims
 
 DATA = "data.init_args."
 SECTIONS = {"base", "setting", "seeds", "seed_options", "rollouts", "search", "methods", "reports", "claims", "cost", "quick"}

@@ -108,7 +108,8 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 def write_results(plan: Plan, root: Path, out: Path, command: str) -> list[str]:
     """Write ``results.csv``, ``search.csv``, ``study.json``, ``findings.md`` and a comparison for each report of the plan into ``out``.
 
-    The first report has the findings at its top. A method is in a report once all its seeds have finished; a report needs two, so that there is something to compare.
+    The first report has the findings at its top. A method is in a report once all its seeds have finished; a report needs two, so that
+    there is something to compare.
 
     Returns:
         The names of methods that are in no report yet.
@@ -122,9 +123,10 @@ def write_results(plan: Plan, root: Path, out: Path, command: str) -> list[str]:
     rows = result_rows(runs, root, chosen)
     write_rows(out / "results.csv", rows)
     found = findings(rows, plan.claims)
-    facts = {"command": command, "machine": machine(), "seeds": list(plan.seeds), "rollouts": plan.rollouts, "chosen": chosen}
+    place = machine()
+    facts = {"command": command, "machine": place, "seeds": list(plan.seeds), "rollouts": plan.rollouts, "chosen": chosen}
     (out / "study.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    made_on = f"{facts['machine']['processor']}, {facts['machine']['cores']} cores, torch {facts['machine']['torch']}"
+    made_on = f"{place['processor']}, {place['cores']} cores, torch {place['torch']}"
     basis = f"`{command}`, {made_on}; {len(rows)} of {len(runs)} runs, {plan.rollouts} rollouts each. Mean ± standard error over seeds."
     (out / "findings.md").write_text(as_markdown(found, basis), encoding="utf-8")
     folders = {name: [root / run.folder for run in runs if run.method == name] for name in plan.methods}

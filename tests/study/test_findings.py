@@ -90,7 +90,7 @@ def test_the_page_has_a_table_where_there_is_one(rows, claims):
 
 
 def test_parts_that_are_missing_or_unknown_are_named():
-    with pytest.raises(ConfigError, match="plan.yaml: claims.method"):
+    with pytest.raises(ConfigError, match=r"plan\.yaml: claims\.method"):
         Claims.of({k: v for k, v in SECTION.items() if k != "method"}, "plan.yaml")
-    with pytest.raises(ConfigError, match="claims.typo"):
+    with pytest.raises(ConfigError, match=r"claims\.typo"):
         Claims.of(SECTION | {"typo": 1}, "plan.yaml")
