@@ -119,6 +119,12 @@ def linear_token_stats(
         ConfigError: a shape, dtype, temperature, backend or workspace that cannot be, named in the message.
         DataError: a target outside the vocabulary.
     """
+    plain = backend in ("auto", "chunked") and ignore_index is None and shard is None and logits_cache == "auto" and workspace_mb > 0
+    if plain and bias is None and direct.takes(hidden, weight, targets, temperature):
+        try:
+            return direct.linear_token_stats(hidden, weight, targets, None, temperature, None)
+        except RuntimeError:  # such as a target out of range: what follows says which argument it is
+            pass
     _check_matrix("hidden", hidden)
     _check_matrix("weight", weight)
     if hidden.shape[1] != weight.shape[1]:
@@ -158,7 +164,6 @@ def linear_token_stats(
 
 
 def _choose(backend: str, tensor: Tensor) -> str:
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if backend == "auto":
         return "triton" if tensor.is_cuda and tensor.dtype != torch.float64 and find_spec("triton") else "chunked"
     if backend not in ("reference", "chunked", "triton"):
@@ -168,7 +173,7 @@ def _choose(backend: str, tensor: Tensor) -> str:
             raise ConfigError("backend: triton is not installed; install aer-lightning[triton] or choose chunked")
         if tensor.is_cuda and tensor.dtype == torch.float64:
             raise ConfigError("backend: triton has no fp64 kernels; choose chunked or auto")
-        if not tensor.is_cuda and not interpreted:
+        if not tensor.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
             raise ConfigError(
                 f"backend: triton needs CUDA tensors, got {tensor.device} (or TRITON_INTERPRET=1, for tests); choose chunked or auto"
             )

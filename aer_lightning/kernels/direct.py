@@ -6,7 +6,7 @@ Plain torch with a hand-written backward pass (two passes over the logits instea
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,29 @@ def is_small(rows: int, vocabulary: int, device: torch.device) -> bool:
     return device.type == "cpu" and (vocabulary <= COLUMNS or (vocabulary <= FEW_COLUMNS and rows * vocabulary <= ELEMENTS))
 
 
+def takes(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: Tensor | float) -> bool:
+    """Whether arguments are so plain that nothing but their values can be wrong: fp32 on the CPU, a small vocabulary, one temperature.
+
+    In a loop over a tiny model the checks one by one take as long as half of a product.
+    """
+    if type(hidden) is not Tensor or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+        return False
+    rows, columns = hidden.shape, weight.shape
+    return (
+        len(rows) == len(columns) == 2
+        and 0 < columns[0] <= COLUMNS
+        and 0 < rows[1] == columns[1]
+        and targets.shape == rows[:1]
+        and hidden.dtype is weight.dtype is torch.float32
+        and targets.dtype is torch.int64
+        and hidden.is_cpu
+        and weight.is_cpu
+        and targets.is_cpu
+        and isinstance(temperature, float)
+        and 0 < temperature < math.inf
+    )
+
+
 def logits_token_stats(logits: Tensor, targets: Tensor, temperature: Tensor | float, kept: Tensor | None) -> tuple[Tensor, Tensor]:
     """As `aer_lightning.kernels.logits_token_stats`; `kept` is the mask of the rows that are not ignored, None if none is."""
     if kept is None:
@@ -41,11 +64,9 @@ def linear_token_stats(
         index = kept.nonzero().squeeze(1)
         results = linear_token_stats(hidden[index], weight, targets[index], bias, _rows_of(temperature, index), None)
         return _spread(kept, index, results)
-    dtype = accumulation_dtype(torch.promote_types(hidden.dtype, weight.dtype))
-    disabled = torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext()
-    with disabled:
-        logits = linear(hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
-    return _statistics(logits, targets, temperature)
+    if hidden.shape[0] == 0:
+        return _statistics(linear(hidden, weight, bias), targets, temperature)
+    return _LinearStatistics.apply(hidden, weight, bias, targets.long(), temperature)
 
 
 def _statistics(logits: Tensor, targets: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -66,37 +87,104 @@ def _spread(kept: Tensor, index: Tensor, results: tuple[Tensor, Tensor]) -> tupl
 class _Statistics(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
-        scaled, inverse = _scaled(logits, temperature)
-        log_probability = torch.log_softmax(scaled, 1)
-        probability = log_probability.exp()
-        negative_entropy = (probability * log_probability).sum(1)
-        ctx.poisoned = not math.isfinite(negative_entropy.sum().item())
-        if ctx.poisoned:  # 0 * -inf, unless the row was NaN already
-            negative_entropy = (probability * log_probability.clamp(min=LOWEST_EXPONENT)).sum(1)
-        ctx.save_for_backward(log_probability, probability, negative_entropy, targets, inverse if isinstance(inverse, Tensor) else None)
-        ctx.inverse, ctx.dtype = inverse, logits.dtype
-        ctx.set_materialize_grads(False)
-        return log_probability.gather(1, targets.unsqueeze(1)).squeeze(1), negative_entropy.neg()
+        ctx.dtype = logits.dtype
+        logprob, entropy, saved = _forward(ctx, *_scaled(logits, temperature), targets)
+        ctx.save_for_backward(*saved)
+        return logprob, entropy
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logprob: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, None, None]:  # type: ignore[override]
-        log_probability, probability, negative_entropy, targets, row_inverse = ctx.saved_tensors
-        inverse = ctx.inverse if row_inverse is None else row_inverse
-        at_target = torch.zeros_like(negative_entropy) if grad_logprob is None else _times(grad_logprob, inverse)
-        # -dz = p (g_lp + g_H (l + H)) / T, and g_lp / T less at the target.
-        if grad_entropy is None:
-            gradient = probability * -at_target.unsqueeze(1)
-        else:
-            slope = -_times(grad_entropy, inverse)
-            log_probability = log_probability.clamp(min=LOWEST_EXPONENT) if ctx.poisoned else log_probability
-            gradient = log_probability * slope.unsqueeze(1)
-            gradient.sub_(torch.addcmul(at_target, slope, negative_entropy).unsqueeze(1)).mul_(probability)
-        gradient.scatter_add_(1, targets.unsqueeze(1), at_target.unsqueeze(1))
-        if ctx.poisoned:  # rows without upstream gradient are exactly 0, also where a logit is NaN
-            without = at_target == 0 if grad_entropy is None else (at_target == 0) & (grad_entropy == 0)
-            gradient.masked_fill_(without.unsqueeze(1), 0.0)
-        return gradient.to(ctx.dtype), None, None
+        return _gradient(ctx, ctx.saved_tensors, grad_logprob, grad_entropy).to(ctx.dtype), None, None
+
+
+class _LinearStatistics(torch.autograd.Function):
+    """The product belongs to it: for a tiny model a node of autograd costs as much as the product itself."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: Tensor | float
+    ) -> tuple[Tensor, Tensor]:
+        logits = _product(hidden, weight, bias)
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        scaled, inverse = _scaled(logits, temperature)
+        logprob, entropy, saved = _forward(ctx, scaled, inverse, targets, spare=logits)
+        ctx.save_for_backward(hidden, weight, *saved)
+        return logprob, entropy
+
+    @staticmethod
+    def backward(ctx: Any, grad_logprob: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        # A graph of the gradients is asked for only where grad mode is on; the decorator that refuses to go through it is not free.
+        if torch.is_grad_enabled():
+            return once_differentiable(_linear_backward)(ctx, grad_logprob, grad_entropy)
+        return _linear_backward(ctx, grad_logprob, grad_entropy)
+
+
+def _product(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            return _product(hidden, weight, bias)
+    dtype = accumulation_dtype(torch.promote_types(hidden.dtype, weight.dtype))
+    if bias is not None:
+        return torch.addmm(_as(bias, dtype), _as(hidden, dtype), _as(weight, dtype).t())
+    return torch.mm(_as(hidden, dtype), _as(weight, dtype).t())
+
+
+def _linear_backward(ctx: Any, grad_logprob: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
+    if torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            return _linear_backward(ctx, grad_logprob, grad_entropy)
+    hidden, weight, *saved = ctx.saved_tensors
+    needs_hidden, needs_weight, needs_bias, _, _ = ctx.needs_input_grad
+    gradient = _gradient(ctx, saved, grad_logprob, grad_entropy)
+    return (
+        _as(torch.mm(gradient, _as(weight, gradient.dtype)), hidden.dtype) if needs_hidden else None,
+        _as(torch.mm(gradient.t(), _as(hidden, gradient.dtype)), weight.dtype) if needs_weight else None,
+        gradient.sum(0).to(ctx.bias_dtype) if needs_bias else None,
+        None,
+        None,
+    )
+
+
+def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor if tensor.dtype is dtype else tensor.to(dtype)
+
+
+def _forward(
+    ctx: Any, scaled: Tensor, inverse: Tensor | float, targets: Tensor, spare: Tensor | None = None
+) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+    """Both results, and what the backward pass needs; `spare` is a tensor of the same shape that may be written over."""
+    log_probability = torch.log_softmax(scaled, 1)
+    probability = torch.exp(log_probability, out=spare)
+    negative_entropy = torch.mul(probability, log_probability).sum(1)
+    ctx.poisoned = not math.isfinite(negative_entropy.sum().item())
+    if ctx.poisoned:  # 0 * -inf, unless the row was NaN already
+        negative_entropy = (probability * log_probability.clamp(min=LOWEST_EXPONENT)).sum(1)
+    index = targets.unsqueeze(1)
+    ctx.inverse = inverse
+    ctx.set_materialize_grads(False)
+    saved = (log_probability, probability, negative_entropy, index, inverse if isinstance(inverse, Tensor) else None)
+    return log_probability.gather(1, index).squeeze(1), negative_entropy.neg(), saved
+
+
+def _gradient(ctx: Any, saved: Sequence[Any], grad_logprob: Tensor | None, grad_entropy: Tensor | None) -> Tensor:
+    """Gradient of the logits ``[N, V]``."""
+    log_probability, probability, negative_entropy, index, row_inverse = saved
+    inverse = ctx.inverse if row_inverse is None else row_inverse
+    at_target = torch.zeros_like(negative_entropy) if grad_logprob is None else _times(grad_logprob, inverse)
+    # -dz = p (g_lp + g_H (l + H)) / T, and g_lp / T less at the target.
+    if grad_entropy is None:
+        gradient = probability * -at_target.unsqueeze(1)
+    else:
+        slope = -_times(grad_entropy, inverse)
+        log_probability = log_probability.clamp(min=LOWEST_EXPONENT) if ctx.poisoned else log_probability
+        gradient = log_probability * slope.unsqueeze(1)
+        gradient.sub_(torch.addcmul(at_target, slope, negative_entropy).unsqueeze(1)).mul_(probability)
+    gradient.scatter_add_(1, index, at_target.unsqueeze(1))
+    if ctx.poisoned:  # rows without upstream gradient are exactly 0, also where a logit is NaN
+        without = at_target == 0 if grad_entropy is None else (at_target == 0) & (grad_entropy == 0)
+        gradient.masked_fill_(without.unsqueeze(1), 0.0)
+    return gradient
 
 
 def _scaled(logits: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor | float]:
