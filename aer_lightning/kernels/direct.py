@@ -66,13 +66,13 @@ def linear_token_stats(
         return _spread(kept, index, results)
     if hidden.shape[0] == 0:
         return _statistics(linear(hidden, weight, bias), targets, temperature)
-    return _LinearStatistics.apply(hidden, weight, bias, targets.long(), temperature)
+    return _LinearStatistics.apply(hidden, weight, bias, targets, temperature)
 
 
 def _statistics(logits: Tensor, targets: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor]:
     if logits.shape[0] == 0:
         return logits.sum(1, dtype=accumulation_dtype(logits.dtype)), logits.sum(1, dtype=accumulation_dtype(logits.dtype))
-    return _Statistics.apply(logits, targets.long(), temperature)
+    return _Statistics.apply(logits, targets, temperature)
 
 
 def _rows_of(temperature: Tensor | float, index: Tensor) -> Tensor | float:
@@ -124,6 +124,8 @@ def _product(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if torch.is_autocast_enabled("cpu"):
         with torch.autocast("cpu", enabled=False):
             return _product(hidden, weight, bias)
+    if bias is None and hidden.dtype is weight.dtype is torch.float32:
+        return torch.mm(hidden, weight.t())
     dtype = accumulation_dtype(torch.promote_types(hidden.dtype, weight.dtype))
     if bias is not None:
         return torch.addmm(_as(bias, dtype), _as(hidden, dtype), _as(weight, dtype).t())
@@ -160,7 +162,7 @@ def _forward(
     ctx.poisoned = not math.isfinite(negative_entropy.sum().item())
     if ctx.poisoned:  # 0 * -inf, unless the row was NaN already
         negative_entropy = (probability * log_probability.clamp(min=LOWEST_EXPONENT)).sum(1)
-    index = targets.unsqueeze(1)
+    index = _as(targets, torch.int64).unsqueeze(1)
     ctx.inverse = inverse
     ctx.set_materialize_grads(False)
     saved = (log_probability, probability, negative_entropy, index, inverse if isinstance(inverse, Tensor) else None)
@@ -190,7 +192,7 @@ def _gradient(ctx: Any, saved: Sequence[Any], grad_logprob: Tensor | None, grad_
 def _scaled(logits: Tensor, temperature: Tensor | float) -> tuple[Tensor, Tensor | float]:
     """Logits over the temperature and the inverse of that. The maximum goes first: an offset of the row cancels before it is rounded."""
     dtype = accumulation_dtype(logits.dtype)
-    logits = logits.to(dtype)
+    logits = _as(logits, dtype)
     if not isinstance(temperature, Tensor):
         if temperature == 1.0:
             return logits, 1.0
