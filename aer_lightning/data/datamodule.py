@@ -188,6 +188,12 @@ class RolloutDataModule(pl.LightningDataModule):
             return
         if problem := self.sizes.problem():
             raise ConfigError(problem)
+        objective = getattr(self.trainer.lightning_module, "objective", None)
+        if self.sizes.steps < (least := getattr(objective, "least_steps", 1)):
+            raise ConfigError(
+                f"data.init_args.optimizer_steps_per_rollout: {type(objective).__name__} does nothing in the first step on a rollout, and "
+                f"{self.sizes.steps} leaves no other; set {least} or more"
+            )
         if self.trainer.accumulate_grad_batches not in (1, self.sizes.accumulate):
             raise ConfigError(
                 f"trainer.accumulate_grad_batches: leave it out; it follows from the rollout's sizes and is {self.sizes.accumulate}"

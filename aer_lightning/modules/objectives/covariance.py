@@ -6,7 +6,7 @@ Both read the covariance of a token, cov = (A - mean A)(log pi - mean log pi), w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -131,6 +131,7 @@ class KLCovObjective:
     kl_share: float = 2e-3
     kl_coefficient: float = 1.0
     aggregation: Aggregation = "token_mean"
+    least_steps: ClassVar[int] = 2  # optimizer steps on a rollout, without which it is the plain policy gradient
 
     def __post_init__(self) -> None:
         check_aggregation(self.aggregation)
