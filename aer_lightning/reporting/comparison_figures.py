@@ -95,20 +95,8 @@ def _training(methods: Sequence[Method], name: str, title: str, unit: str, colum
     colour = colours(methods)
     with style():
         figure, (axes,) = grid(1, 1, width=8.6, height=4.2)
-        for number, method in enumerate(methods):
-            runs = [r.metrics for r in method.runs if not np.isnan(r.metrics.column(column)).all()]
-            if not runs:
-                continue
-            window = max(1, len(runs[0]) // 20)
-            x, rows = _aligned(runs, column, window)
-            mean, error = mean_and_error(rows)
-            if len(runs) > 1:
-                axes.fill_between(x, mean - error, mean + error, color=colour[method.name], alpha=0.18, linewidth=0)
-            every = max(1, len(x) // 8)
-            marks = {"marker": MARKERS[number % len(MARKERS)], "markersize": 5, "markevery": (every // 2, every)}
-            axes.plot(x, mean, color=colour[method.name], **marks)  # type: ignore[arg-type]
+        _over_rollouts(axes, methods, column)
         axes.set(xlabel="rollout", ylabel=unit)
-        axes.set_xlim(left=0)
         caption = "Mean over seeds, moving average over a twentieth of the run; the band is the standard error over seeds."
         if levels:
             caption += _entropy_levels(axes, methods, colour)
@@ -116,6 +104,56 @@ def _training(methods: Sequence[Method], name: str, title: str, unit: str, colum
             axes.set_ylim(bottom=0)
         _legend(figure, methods)
         return Picture(name, title, caption, png(figure))
+
+
+def _over_rollouts(axes: Axes, methods: Sequence[Method], column: str) -> None:
+    """One line per method with the band of its standard error."""
+    colour = colours(methods)
+    for number, method in enumerate(methods):
+        runs = [r.metrics for r in method.runs if not np.isnan(r.metrics.column(column)).all()]
+        if not runs:
+            continue
+        window = max(1, len(runs[0]) // 20)
+        x, rows = _aligned(runs, column, window)
+        mean, error = mean_and_error(rows)
+        if len(runs) > 1:
+            axes.fill_between(x, mean - error, mean + error, color=colour[method.name], alpha=0.18, linewidth=0)
+        every = max(1, len(x) // 8)
+        marks = {"marker": MARKERS[number % len(MARKERS)], "markersize": 5, "markevery": (every // 2, every)}
+        axes.plot(x, mean, color=colour[method.name], **marks)  # type: ignore[arg-type]
+    axes.set_xlim(left=0)
+
+
+def draw_headline(methods: Sequence[Method], k: int = 32) -> Picture | None:
+    """Entropy over training, and where each method ends in pass@1 and pass@k: a comparison in one picture.
+
+    None without evaluations of at least k samples a problem; of several held-out sources the first is shown.
+    """
+    source = next(iter(sources_of(methods)), "")
+    ends = {m.name: [pass_at_ks(_problems(run, source, ""), (1, k)) for run in m.runs] for m in methods}
+    ends = {name: [row for row in rows if len(row) == 2] for name, rows in ends.items()}
+    if not all(ends.values()) or not ends:
+        return None
+    colour = colours(methods)
+    initial = next((run.counts[source].initial for m in methods for run in m.runs if run.counts[source].initial), [])
+    with style():
+        figure, (left, right) = grid(2, 2, width=5.2, height=4.4)
+        _over_rollouts(left, methods, "rollout/entropy")
+        left.set(xlabel="rollout", ylabel="nat per token", title="Policy entropy")
+        _entropy_levels(left, methods, colour)
+        for number, method in enumerate(methods):
+            rows = [np.array([row[1], row[k]]) for row in ends[method.name]]
+            (x, y), (dx, dy) = mean_and_error(rows)
+            errors = {} if np.isnan(dx) else {"xerr": dx, "yerr": dy}
+            right.errorbar(x, y, color=colour[method.name], marker=MARKERS[number % len(MARKERS)], markersize=8, linewidth=1.2, **errors)
+        if initial:
+            before = pass_at_ks(initial, (1, k))
+            right.plot(before[1], before[k], color=MUTED, marker="o", markersize=8, markerfacecolor="white", linestyle="")
+            right.annotate("initial", (before[1], before[k]), xytext=(8, 0), textcoords="offset points", va="center", color=MUTED)
+        right.set(xlabel="pass@1", ylabel=f"pass@{k}", title="Held-out problems after training")
+        _legend(figure, methods)
+        caption = f"Mean over seeds with its standard error. Of two methods at the same pass@1, the upper one solves more within {k} tries."
+        return Picture("headline", "Entropy, pass@1 and pass@k", caption, png(figure))
 
 
 def _aligned(runs: Sequence[RunMetrics], column: str, window: int) -> tuple[Series, list[Series]]:

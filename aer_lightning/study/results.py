@@ -108,13 +108,14 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 def write_results(plan: Plan, root: Path, out: Path, command: str) -> list[str]:
     """Write ``results.csv``, ``search.csv``, ``study.json``, ``findings.md`` and a comparison for each report of the plan into ``out``.
 
-    The first report has the findings at its top. A method is in a report once all its seeds have finished; a report needs two, so that
-    there is something to compare.
+    The first report has the findings at its top, and ``headline.png`` shows its methods. A method is in a report once all its seeds have
+    finished; a report needs two methods, so that there is something to compare.
 
     Returns:
         The names of methods that are in no report yet.
     """
     from aer_lightning.compare import write_report
+    from aer_lightning.reporting.comparison_figures import draw_headline
 
     chosen, search = choose(plan, root)
     runs = plan.final_runs(chosen)
@@ -135,8 +136,10 @@ def write_results(plan: Plan, root: Path, out: Path, command: str) -> list[str]:
         members = [f"{name}={path}" for name in names for path in ready.get(name, [])]
         if sum(name in ready for name in names) > 1:
             print(f"\n{report}")
-            shown = [(f.title, f.sentence) for f in found] if report == next(iter(plan.reports)) else []
-            write_report(group_runs([read_run(member) for member in members]), out / report, shown)
+            methods, first = group_runs([read_run(member) for member in members]), report == next(iter(plan.reports))
+            write_report(methods, out / report, [(f.title, f.sentence) for f in found] if first else [])
+            if first and (picture := draw_headline(methods)):
+                (out / "headline.png").write_bytes(picture.data)
     return [name for name in plan.methods if name not in ready]
 
 

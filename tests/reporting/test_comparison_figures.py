@@ -83,3 +83,16 @@ def test_frontier_ends_at_the_last_evaluation(folders, figures):
 def test_pictures_without_data_are_left_out(make_run, figures):
     _, drawn = figures(make_run("g", GRPO, target=None, alpha=False))
     assert "alpha" not in drawn and "pass_at_k" not in drawn and "entropy" in drawn
+
+
+def test_the_headline_shows_where_methods_end(folders, monkeypatch):
+    monkeypatch.setattr(comparison_figures, "png", lambda figure: figure)
+    methods = group_runs([read_run(str(f)) for f in folders])
+    left, right = comparison_figures.draw_headline(methods, k=4).data.axes
+    assert len(left.containers) == 0 and "$H_0$" in [t.get_text() for t in left.texts]
+    ends = [pass_at_ks(run.counts["countdown"].problems, (1, 4)) for run in methods[0].runs]
+    marker = right.containers[0][0]
+    assert (marker.get_xdata()[0], marker.get_ydata()[0]) == pytest.approx(tuple(np.mean([e[k] for e in ends]) for k in (1, 4)))
+    assert right.containers[0].has_xerr and not right.containers[1].has_xerr, "one seed has no error"
+    assert right.get_ylabel() == "pass@4" and [t.get_text() for t in right.texts] == ["initial"]
+    assert comparison_figures.draw_headline(methods, k=32) is None, "eight samples say nothing of 32"

@@ -402,6 +402,7 @@ def test_a_tiny_study_runs_resumes_and_reports(tmp_path, capsys):
     assert facts["chosen"]["aer"] in ({"EntropyAnchor.tau": 0.5}, {"EntropyAnchor.tau": 0.3}) and facts["machine"]["cores"]
     findings = (out / "findings.md").read_text()
     assert "## Does the entropy collapse?" in findings and "2 of " in findings and "tracked" not in findings
+    assert not (out / "headline.png").exists(), "four samples have no pass@32"
     report = (out / "baselines" / "report.html").read_text()
     assert "Does the entropy collapse?" in report
     assert "grpo" in report and "aer" in report and (out / "baselines" / "entropy.png").stat().st_size > 1000
