@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(HARDWARE)
 ARGS ?=
 
-.PHONY: help fit test test-fast lint format venv tiny-model kernel-report gpu-test gpu-bench study clean
+.PHONY: help fit test test-fast lint format venv tiny-model kernel-report gpu-test gpu-bench study diagnosis clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
@@ -60,6 +60,9 @@ gpu-bench: venv
 
 study: venv
 	$(BIN)/python -m aer_lightning study $(ARGS)
+
+diagnosis: venv
+	$(BIN)/python benchmarks/diagnosis.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

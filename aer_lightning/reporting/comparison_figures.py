@@ -85,7 +85,7 @@ def _legend(figure: Figure, methods: Sequence[Method]) -> None:
         Line2D([], [], color=colour[m.name], marker=MARKERS[i % len(MARKERS)], markersize=5, linewidth=2.2) for i, m in enumerate(methods)
     ]
     labels = [m.name if m.seeds == 1 else f"{m.name} ({m.seeds} seeds)" for m in methods]
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(methods)), fontsize=9.5, labelcolor=INK)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(methods)), fontsize=9.5, labelcolor=INK)
 
 
 def _training(methods: Sequence[Method], name: str, title: str, unit: str, column: str, *, levels: bool = False) -> Picture | None:
