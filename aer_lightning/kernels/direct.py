@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear
 
 from aer_lightning.kernels.partials import LOWEST_EXPONENT, accumulation_dtype
 
@@ -65,7 +64,7 @@ def linear_token_stats(
         results = linear_token_stats(hidden[index], weight, targets[index], bias, _rows_of(temperature, index), None)
         return _spread(kept, index, results)
     if hidden.shape[0] == 0:
-        return _statistics(linear(hidden, weight, bias), targets, temperature)
+        return _statistics(_product(hidden, weight, bias), targets, temperature)
     return _LinearStatistics.apply(hidden, weight, bias, targets, temperature)
 
 

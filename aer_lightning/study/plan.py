@@ -112,11 +112,9 @@ class Plan:
             for m in self.methods.values()
             if (m.seeds is None) is whole and (m.seeds is None or i < m.seeds)
         ]
-        first: dict[str, Run] = {}
-        for run in runs:
-            first.setdefault(json.dumps(run.config | {"name": ""}, sort_keys=True), run)
-        originals = [first[json.dumps(run.config | {"name": ""}, sort_keys=True)] for run in runs]
-        return [replace(run, folder=of.folder, config=of.config) for run, of in zip(runs, originals, strict=True)]
+        keys = [json.dumps(run.config | {"name": ""}, sort_keys=True) for run in runs]
+        first = dict(zip(reversed(keys), reversed(runs), strict=True))
+        return [replace(run, folder=first[key].folder, config=first[key].config) for key, run in zip(keys, runs, strict=True)]
 
     def _run(
         self, method: Method, label: str, folder: Path, seed: int, rollouts: int, chosen: Mapping[str, Any], search: bool = False

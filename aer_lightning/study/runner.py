@@ -145,7 +145,8 @@ def run_all(
     Returns:
         One line for each run that failed.
     """
-    runs = list({run.folder: run for run in reversed(runs)}.values())[::-1]  # a run that two methods share is run once
+    first = {run.folder: run for run in reversed(runs)}
+    runs = [run for run in runs if first[run.folder] is run]  # what two methods share is run once, under the name of the first
     waiting = [run for run in runs if not finished(root / run.folder)]
     if len(waiting) < len(runs):
         say(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished already")

@@ -86,3 +86,11 @@ def test_the_backward_pass_ignores_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = torch.autograd.grad(entropy.sum(), matrices)
     assert all(torch.equal(a, b) for a, b in zip(outside, inside, strict=True))
+
+
+def test_no_rows_of_two_dtypes() -> None:
+    hidden, weight = torch.zeros(0, 4, requires_grad=True), torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    logprob, entropy = linear_token_stats(hidden, weight, torch.zeros(0, dtype=torch.long))
+    assert logprob.shape == entropy.shape == (0,) and logprob.dtype == torch.float64
+    (logprob + entropy).sum().backward()
+    assert hidden.grad is not None and weight.grad is not None and not weight.grad.any()

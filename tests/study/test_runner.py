@@ -53,6 +53,13 @@ def test_finished_runs_are_left_alone(tmp_path):
     assert not (tmp_path / "a" / "seed1" / "checkpoints").exists(), "a finished run needs no checkpoint"
 
 
+def test_what_two_methods_share_is_run_once(tmp_path):
+    launch, said = FakeLaunch(), []
+    runs = [fake_run("a"), replace(fake_run("b"), folder=Path("a", "seed1")), fake_run("c")]
+    assert run_all(runs, tmp_path, 1, launch, lambda r: 60.0, said.append) == []
+    assert [line.split()[1] for line in said] == ["a", "c"] and len(launch.commands) == 2
+
+
 def test_an_interrupted_run_goes_on_from_its_last_checkpoint(tmp_path):
     run, folder = fake_run(), tmp_path / "a" / "seed1"
     stopped = FakeLaunch(stop=["a"])
