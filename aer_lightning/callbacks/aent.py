@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from aer_lightning.algorithms.controllers import AEntController
 from aer_lightning.callbacks.coefficient import CoefficientCallback
-from aer_lightning.callbacks.controllers import AEntController
-from aer_lightning.data.rollout import RolloutBatch
+from aer_lightning.rollout import RolloutBatch
 
 
 class AEntCoefficient(CoefficientCallback):

@@ -8,8 +8,8 @@ import lightning.pytorch as pl
 import torch
 
 from aer_lightning.callbacks.stack import EntropyCallback, read_batch
-from aer_lightning.data.rollout import RolloutBatch
 from aer_lightning.distributed import gather_objects, rank, sum_over_ranks
+from aer_lightning.rollout import RolloutBatch
 
 
 class CoefficientCallback(EntropyCallback):

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from aer_lightning.callbacks.controllers import check_target, target_entropy
+from aer_lightning.algorithms.controllers import check_target, target_entropy
 from aer_lightning.callbacks.stack import EntropyCallback, read_batch
 
 

@@ -7,10 +7,9 @@ from typing import Any
 import lightning.pytorch as pl
 
 from aer_lightning.callbacks.run_files import append_jsonl, run_folder
-from aer_lightning.data.evaluation import EvaluationBatch
-from aer_lightning.data.rewards.base import Outcome
 from aer_lightning.distributed import gather_objects
 from aer_lightning.errors import ConfigError
+from aer_lightning.rollout import EvaluationBatch, Outcome
 
 
 class EvaluationLog(pl.Callback):

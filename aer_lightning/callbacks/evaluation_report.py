@@ -10,9 +10,9 @@ import lightning.pytorch as pl
 
 from aer_lightning.callbacks.evaluation_log import interleave
 from aer_lightning.callbacks.run_files import append_jsonl, run_folder
-from aer_lightning.data.evaluation import EvaluationBatch
 from aer_lightning.distributed import gather_objects
 from aer_lightning.reporting.evaluation_table import EvaluationResult, SourceResult
+from aer_lightning.rollout import EvaluationBatch
 
 
 class EvaluationReport(pl.Callback):

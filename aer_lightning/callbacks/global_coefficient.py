@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from aer_lightning.algorithms.controllers import Controller, ExponentialAverage, ProportionalController, SignController
 from aer_lightning.callbacks.coefficient import CoefficientCallback
-from aer_lightning.callbacks.controllers import Controller, ExponentialAverage, ProportionalController, SignController
-from aer_lightning.data.rollout import RolloutBatch
 from aer_lightning.errors import ConfigError
+from aer_lightning.rollout import RolloutBatch
 
 
 class GlobalCoefficient(CoefficientCallback):

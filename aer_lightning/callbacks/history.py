@@ -8,8 +8,8 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import CSVLogger
 
 from aer_lightning.callbacks.run_files import csv_logger, logged_rows
-from aer_lightning.data.rollout import RolloutBatch
 from aer_lightning.reporting.run_metrics import INDEX
+from aer_lightning.rollout import RolloutBatch
 
 
 class MetricsHistory(pl.Callback):

@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import CustomBarColumn, CustomTimeColumn, RichProgressBarTheme
 from rich.progress import TextColumn
 
-from aer_lightning.data.rollout import RolloutBatch
 from aer_lightning.errors import ConfigError
+from aer_lightning.rollout import RolloutBatch
 
 
 class RolloutProgressBar(RichProgressBar):

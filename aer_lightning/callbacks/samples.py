@@ -7,8 +7,8 @@ from typing import Any
 import lightning.pytorch as pl
 
 from aer_lightning.callbacks.run_files import append_jsonl, run_folder
-from aer_lightning.data.rollout import RolloutBatch, Sample
 from aer_lightning.errors import ConfigError
+from aer_lightning.rollout import RolloutBatch, Sample
 
 
 class SampleLog(pl.Callback):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from aer_lightning.algorithms.controllers import SkyworkController
 from aer_lightning.callbacks.coefficient import CoefficientCallback
-from aer_lightning.callbacks.controllers import SkyworkController
-from aer_lightning.data.rollout import RolloutBatch
+from aer_lightning.rollout import RolloutBatch
 
 
 class SkyworkCoefficient(CoefficientCallback):

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 
-from aer_lightning.data.rollout import RolloutBatch
 from aer_lightning.errors import ConfigError
+from aer_lightning.rollout import RolloutBatch
 
 Role = Literal["anchor", "coefficient", "weight"]
 

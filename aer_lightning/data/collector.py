@@ -11,18 +11,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from aer_lightning.algorithms.advantages import compute_advantages, soft_overlong_penalty
+from aer_lightning.algorithms.objectives import CovarianceObjective, kl_penalised_rewards
 from aer_lightning.data.engines.base import Completion, Engine, GenerationRequest, SamplingParams
 from aer_lightning.data.figures import group_figures, mean_entropy, outcome_rates
 from aer_lightning.data.rewards import Grade, Outcome, OutcomeLimits, Verifier
-from aer_lightning.data.rollout import Rollout, RolloutInfo, Sample, collate
 from aer_lightning.data.seeds import sample_seed
 from aer_lightning.data.shaping import Shaping
-from aer_lightning.data.sizes import Sizes
 from aer_lightning.data.stream import Encoded, PromptStream
 from aer_lightning.distributed import gather_objects, max_over_ranks, sum_over_ranks
 from aer_lightning.errors import StaleWeightsError
-from aer_lightning.modules.advantages import compute_advantages, soft_overlong_penalty
-from aer_lightning.modules.objectives import CovarianceObjective, kl_penalised_rewards
+from aer_lightning.rollout import Rollout, RolloutInfo, Sample, Sizes, collate
 
 Group = list[Sample]
 

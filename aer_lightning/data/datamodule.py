@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
+from aer_lightning.algorithms.advantages import AdvantageEstimator, check_estimator
 from aer_lightning.data.collector import Collector
 from aer_lightning.data.engines import VLLMEngine
 from aer_lightning.data.engines.base import Engine, SamplingParams
@@ -19,14 +20,12 @@ from aer_lightning.data.prompts import CountdownPrompts
 from aer_lightning.data.prompts.base import PromptSource
 from aer_lightning.data.prompts.problems import ProblemPrompts
 from aer_lightning.data.rewards import OutcomeLimits, Verifier
-from aer_lightning.data.rollout import Rollout
 from aer_lightning.data.shaping import DynamicSampling, OverlongPenalty, Shaping
-from aer_lightning.data.sizes import Sizes
 from aer_lightning.data.stream import PromptStream
 from aer_lightning.data.tokenizer import load_tokenizer
 from aer_lightning.distributed import gather_objects
 from aer_lightning.errors import ConfigError
-from aer_lightning.modules.advantages import AdvantageEstimator, check_estimator
+from aer_lightning.rollout import Rollout, Sizes
 
 
 class RolloutDataModule(pl.LightningDataModule):
@@ -47,7 +46,7 @@ class RolloutDataModule(pl.LightningDataModule):
         temperature: of sampling, and of every probability and entropy of the policy.
         max_prompt_tokens: longer prompts are dropped and counted.
         max_new_tokens: length limit of a completion, tokens.
-        advantage: estimator, see ``aer_lightning.modules.advantages``.
+        advantage: estimator, see ``aer_lightning.algorithms.advantages``.
         advantage_eps: added to the standard deviation in the advantage.
         dynamic_sampling: resample until every group is mixed; off if left out.
         overlong: soft length penalty; off if left out.

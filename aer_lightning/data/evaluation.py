@@ -3,47 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning.pytorch.utilities import rank_zero_info
 
 from aer_lightning.data.evaluation_cache import EvaluationCache, KeptCompletion, SourceCache
 from aer_lightning.distributed import gather_objects
+from aer_lightning.rollout import EvaluationBatch
 
 if TYPE_CHECKING:
     from aer_lightning.data.collector import Collector
     from aer_lightning.data.engines.base import SamplingParams
     from aer_lightning.data.stream import Encoded, PromptStream
-
-
-@dataclass
-class EvaluationBatch:
-    """Graded completions of some prompts of one source.
-
-    Attributes:
-        source: name of the source.
-        labels: [P] each prompt's group for reporting.
-        prompt_ids: [P] names of the prompts.
-        outcomes: [P][n] verdicts, see ``Outcome``.
-        answers: [P][n] extracted answers in the grader's normal form (equal answers are equal strings), None where there is none.
-        lengths: [P][n] tokens.
-        truncated: [P][n] whether the length limit ended the completion.
-        rows: one plain dictionary per completion, for files.
-    """
-
-    source: str
-    labels: list[str] = field(default_factory=list)
-    prompt_ids: list[str] = field(default_factory=list)
-    outcomes: list[list[str]] = field(default_factory=list)
-    answers: list[list[str | None]] = field(default_factory=list)
-    lengths: list[list[int]] = field(default_factory=list)
-    truncated: list[list[bool]] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-    def to(self, *args: Any, **kwargs: Any) -> EvaluationBatch:
-        """Itself: there is nothing to move."""
-        return self
 
 
 class EvaluationLoader:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from aer_lightning.data.rewards.base import Outcome
-from aer_lightning.data.rollout import Sample
 from aer_lightning.distributed import sum_over_ranks
+from aer_lightning.rollout import Sample
 
 
 def outcome_rates(samples: Sequence[Sample], device: torch.device | str) -> dict[str, float]:

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from aer_lightning.data.rollout import RolloutBatch
+from aer_lightning.rollout import Rollout, RolloutBatch, Sizes
 
-if TYPE_CHECKING:
-    from aer_lightning.data.datamodule import RolloutDataModule
+
+class RolloutSource(Protocol):
+    """What the loader needs of the data: how far it is, and how to go on.
+
+    Attributes:
+        rollouts_per_epoch: rollouts in an epoch.
+        sizes: of a rollout.
+        rollouts: rollouts finished.
+        rollout: the one in training, or None.
+    """
+
+    rollouts_per_epoch: int
+    sizes: Sizes
+    rollouts: int
+    rollout: Rollout | None
+
+    def collect(self) -> Rollout:
+        """Return the next rollout."""
+
+    def finish(self) -> None:
+        """Take note that the current rollout has been handed out."""
 
 
 class RolloutLoader:
@@ -18,7 +37,7 @@ class RolloutLoader:
     update then leaves behind.
     """
 
-    def __init__(self, data: RolloutDataModule) -> None:
+    def __init__(self, data: RolloutSource) -> None:
         self.data = data
 
     def __len__(self) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aer_lightning.data.rollout import Sample
+from aer_lightning.algorithms.advantages import AdvantageEstimator, is_mixed_group
 from aer_lightning.errors import ConfigError
-from aer_lightning.modules.advantages import AdvantageEstimator, is_mixed_group
+from aer_lightning.rollout import Sample
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from aer_lightning.algorithms.pass_at_k import check_counts, check_k
 from aer_lightning.errors import ConfigError
-from aer_lightning.metrics.pass_at_k import _check_k, check_counts
 from aer_lightning.metrics.problem_mean import ProblemMean, _problem_mean_compute, _problem_mean_update
 
 
@@ -15,7 +15,7 @@ def _avg_at_k_update(num_correct: Tensor, num_samples: Tensor, k: int | None) ->
     """Accuracy c / n of every problem, [P] float64; ``k`` fixes n."""
     check_counts(num_correct, num_samples)
     if k is not None:
-        _check_k(k)
+        check_k(k)
         if bool((num_samples != k).any()):
             raise ConfigError(f"avg@{k} needs exactly {k} samples of every problem, but one has {int(num_samples[num_samples != k][0])}")
     return num_correct.double() / num_samples.double()
@@ -68,7 +68,7 @@ class AvgAtK(ProblemMean):
     def __init__(self, k: int | None = None, num_groups: int | None = None, standard_error: bool = False, **kwargs: Any) -> None:
         super().__init__(num_groups, standard_error, **kwargs)
         if k is not None:
-            _check_k(k)
+            check_k(k)
         self.k = k
 
     def update(self, num_correct: Tensor, num_samples: Tensor, groups: Tensor | None = None) -> None:

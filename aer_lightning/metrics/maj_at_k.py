@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aer_lightning.algorithms.pass_at_k import check_k
 from aer_lightning.errors import ConfigError
-from aer_lightning.metrics.pass_at_k import _check_k
 from aer_lightning.metrics.problem_mean import ProblemMean, _problem_mean_compute, _problem_mean_update
 
 Answers = Sequence[Sequence[str | None]]  # [P][n]; None where no answer was found in a completion
@@ -43,7 +43,7 @@ def _majority_vote(answers: Sequence[str | None], correct: Sequence[bool], merge
 
 def _maj_at_k_update(answers: Answers, correct: Verdicts, k: int, merge_correct: bool) -> Tensor:
     """maj@k of every problem, [P] float64: the mean over ``n // k`` disjoint votes of k samples each."""
-    _check_k(k)
+    check_k(k)
     check_answers(answers, correct)
     values = []
     for row, verdicts in zip(answers, correct, strict=True):
@@ -112,7 +112,7 @@ class MajAtK(ProblemMean):
         self, k: int, merge_correct: bool = False, num_groups: int | None = None, standard_error: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(num_groups, standard_error, **kwargs)
-        _check_k(k)
+        check_k(k)
         self.k = k
         self.merge_correct = merge_correct
 

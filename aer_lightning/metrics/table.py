@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from aer_lightning.data.rewards.base import Outcome
 from aer_lightning.metrics.distinct_answers import DistinctAnswers
 from aer_lightning.metrics.maj_at_k import MajAtK
 from aer_lightning.metrics.pass_at_k import PassAtK
 from aer_lightning.metrics.problem_mean import ProblemMean
+from aer_lightning.rollout import Outcome
 
 if TYPE_CHECKING:
-    from aer_lightning.data.evaluation import EvaluationBatch
+    from aer_lightning.rollout import EvaluationBatch
 
 
 class Share(ProblemMean):

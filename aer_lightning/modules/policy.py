@@ -16,14 +16,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from aer_lightning.assets import resolve_model
-from aer_lightning.data.evaluation import EvaluationBatch
-from aer_lightning.data.rollout import RolloutBatch, RolloutInfo
-from aer_lightning.distributed import gather_objects, sum_over_ranks
-from aer_lightning.errors import ConfigError, NonFiniteLossError
-from aer_lightning.metrics.table import EvaluationTable
-from aer_lightning.modules.network import DTYPES, PolicyNetwork, check_model_folder, load_causal_lm, local_folder
-from aer_lightning.modules.objectives import (
+from aer_lightning.algorithms.objectives import (
     ClipObjective,
     CovarianceStatistics,
     ImportanceWeights,
@@ -35,7 +28,13 @@ from aer_lightning.modules.objectives import (
     kl_loss,
     merge_metrics,
 )
+from aer_lightning.assets import resolve_model
+from aer_lightning.distributed import gather_objects, sum_over_ranks
+from aer_lightning.errors import ConfigError, NonFiniteLossError
+from aer_lightning.metrics.table import EvaluationTable
+from aer_lightning.modules.network import DTYPES, PolicyNetwork, check_model_folder, load_causal_lm, local_folder
 from aer_lightning.modules.sharding import full_state, gradient_norm, is_fsdp1, shard_fsdp2, wrap_fsdp1
+from aer_lightning.rollout import EvaluationBatch, RolloutBatch, RolloutInfo
 
 
 class PolicyModule(pl.LightningModule):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from aer_lightning.data.rollout import RolloutBatch, RolloutInfo
+from aer_lightning.rollout import RolloutBatch, RolloutInfo
 
 
 def make_batch(

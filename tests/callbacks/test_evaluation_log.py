@@ -4,9 +4,9 @@ import pytest
 
 from aer_lightning.callbacks.evaluation_log import EvaluationLog, count, interleave
 from aer_lightning.callbacks.initial_validation import InitialValidation
-from aer_lightning.data.evaluation import EvaluationBatch
 from aer_lightning.data.prompts import CountdownPrompts
 from aer_lightning.errors import ConfigError
+from aer_lightning.rollout import EvaluationBatch
 
 
 def sources():

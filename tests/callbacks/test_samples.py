@@ -3,8 +3,8 @@ import json
 import pytest
 
 from aer_lightning.callbacks.samples import SampleLog, spread
-from aer_lightning.data.rollout import Sample
 from aer_lightning.errors import ConfigError
+from aer_lightning.rollout import Sample
 
 
 def lines(folder):

@@ -11,14 +11,14 @@ import torch
 
 import aer_lightning.data.collector as collector_module
 import aer_lightning.data.figures as figures_module
+from aer_lightning.algorithms.objectives import ClipCovObjective, ClipObjective, KLCovObjective
 from aer_lightning.data.collector import Collector
 from aer_lightning.data.engines.base import Completion, SamplingParams
 from aer_lightning.data.prompts.base import Prompt
 from aer_lightning.data.rewards.base import Grade, Outcome
 from aer_lightning.data.shaping import DynamicSampling, OverlongPenalty, Shaping
-from aer_lightning.data.sizes import Sizes
 from aer_lightning.errors import StaleWeightsError
-from aer_lightning.modules.objectives import ClipCovObjective, ClipObjective, KLCovObjective
+from aer_lightning.rollout import Sizes
 
 LIMIT = 6  # tokens
 RIGHT = 7  # the token that makes an answer right

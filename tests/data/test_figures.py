@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from aer_lightning.data.figures import group_figures, mean_entropy, outcome_rates
-from aer_lightning.data.rollout import Sample
+from aer_lightning.rollout import Sample
 
 
 def sample(outcome, tokens=2, accuracy=0.5, entropy=1.0, finish="stop"):

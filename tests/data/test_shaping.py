@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from aer_lightning.data.rollout import Sample
 from aer_lightning.data.shaping import DynamicSampling, Shaping
 from aer_lightning.errors import ConfigError
+from aer_lightning.rollout import Sample
 
 
 def group(accuracy, reward=0.0):

@@ -43,7 +43,10 @@ def before_loading(monkeypatch):
         ("--data.init_args.engine.class_path=aer_lightning.data.engines.Imaginary", ["engine", "Imaginary"]),
         ("--trainer.callbacks.rho=3", ["rho", "at most 1"]),
         ("--trainer.accumulate_grad_batches=5", ["trainer.accumulate_grad_batches", "leave it out"]),
-        ("--model.init_args.objective=aer_lightning.modules.objectives.KLCovObjective", ["optimizer_steps_per_rollout", "set 2 or more"]),
+        (
+            "--model.init_args.objective=aer_lightning.algorithms.objectives.KLCovObjective",
+            ["optimizer_steps_per_rollout", "set 2 or more"],
+        ),
         ("--model.init_args.kl_weight=-1", ["model.init_args.kl_weight"]),
         ("--model.init_args.pretrained=/nowhere/model", ["model.init_args.pretrained", "/nowhere/model"]),
         ("--ckpt_path=nothing.ckpt", ["ckpt_path", "nothing.ckpt"]),

@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
+from aer_lightning.algorithms.objectives import ClipCovObjective, ClipObjective, KLCovObjective
 from aer_lightning.callbacks.stack import EntropyCallback
-from aer_lightning.modules.objectives import ClipCovObjective, ClipObjective, KLCovObjective
 from aer_lightning.modules.policy import PolicyModule
 
 BASELINES = ["grpo", "dapo", "fixed_entropy", "skywork", "clip_cov", "kl_cov", "aent"]

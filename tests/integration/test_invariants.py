@@ -8,10 +8,10 @@ from itertools import pairwise
 import pytest
 import torch
 
+from aer_lightning.algorithms.objectives import ClipObjective
 from aer_lightning.callbacks import DifficultyCoefficient, EntropyAnchor, FixedCoefficient, GlobalCoefficient
 from aer_lightning.data.prompts import CountdownPrompts
 from aer_lightning.data.shaping import DynamicSampling
-from aer_lightning.modules.objectives import ClipObjective
 
 
 def stack(**kwargs):

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aer_lightning.algorithms.pass_at_k import pass_at_k_per_problem
 from aer_lightning.errors import ConfigError
 from aer_lightning.metrics import PassAtK, pass_at_k
-from aer_lightning.metrics.pass_at_k import _pass_at_k_update
 
 
 def exact(n, c, k):
@@ -29,12 +29,12 @@ def test_is_the_share_of_all_choices_of_k_with_a_right_one():
 @given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, min(n, 600)))))
 def test_keeps_its_precision_for_many_samples(ncK):
     n, c, k = ncK
-    value = _pass_at_k_update(torch.tensor([c]), torch.tensor([n]), k).item()
+    value = pass_at_k_per_problem(torch.tensor([c]), torch.tensor([n]), k).item()
     assert value == pytest.approx(float(exact(n, c, k)), rel=1e-10, abs=0)
 
 
 def test_extremes():
-    assert _pass_at_k_update(torch.tensor([1]), torch.tensor([10**9]), 1).item() == pytest.approx(1e-9, rel=1e-10)
+    assert pass_at_k_per_problem(torch.tensor([1]), torch.tensor([10**9]), 1).item() == pytest.approx(1e-9, rel=1e-10)
     assert pass_at_k(torch.tensor([0]), torch.tensor([5]), 5).item() == 0
     assert pass_at_k(torch.tensor([1]), torch.tensor([5]), 5).item() == 1
 

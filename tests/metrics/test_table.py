@@ -9,9 +9,9 @@ import statistics
 
 import pytest
 
-from aer_lightning.data.evaluation import EvaluationBatch
 from aer_lightning.errors import ConfigError
 from aer_lightning.metrics.table import EvaluationTable, SourceTable
+from aer_lightning.rollout import EvaluationBatch
 
 OUTCOMES = ("correct", "wrong", "unparsed", "timeout", "error", "bad_gold")
 

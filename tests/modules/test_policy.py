@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from aer_lightning.algorithms.objectives import ClipObjective, ImportanceWeights
 from aer_lightning.callbacks import FixedCoefficient
 from aer_lightning.errors import ConfigError
-from aer_lightning.modules.objectives import ClipObjective, ImportanceWeights
 
 
 def first_gradient(runs, **module_options):

@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
-
-class Outcome(StrEnum):
-    """Verdict on one completion. Only ``CORRECT`` is worth a reward of 1; every other one is worth 0."""
-
-    CORRECT = "correct"
-    WRONG = "wrong"
-    UNPARSED = "unparsed"
-    TIMEOUT = "timeout"
-    ERROR = "error"
-    BAD_GOLD = "bad_gold"
+from aer_lightning.rollout.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True)

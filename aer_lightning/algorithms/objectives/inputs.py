@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from aer_lightning.modules.objectives.metrics import Metrics
+from aer_lightning.algorithms.objectives.metrics import Metrics
 
 # exp(20) is 5e8: far outside every clip range, and its square still fits in fp32.
 MAX_LOG_RATIO = 20.0

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import aer_lightning.callbacks.controllers as controllers
-from aer_lightning.callbacks.controllers import (
+import aer_lightning.algorithms.controllers as controllers
+from aer_lightning.algorithms.controllers import (
     AEntController,
     Controller,
     ExponentialAverage,

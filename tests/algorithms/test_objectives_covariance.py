@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from aer_lightning.modules.objectives import ClipCovObjective, ClipObjective, KLCovObjective, LossInputs, counter_uniform, finish_metrics
+from aer_lightning.algorithms.objectives import ClipCovObjective, ClipObjective, KLCovObjective, LossInputs, counter_uniform, finish_metrics
 
 B, T = 9, 12
 

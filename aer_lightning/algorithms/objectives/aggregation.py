@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from aer_lightning.algorithms.objectives.inputs import LossInputs
 from aer_lightning.errors import ConfigError
-from aer_lightning.modules.objectives.inputs import LossInputs
 
 Aggregation = Literal["token_mean", "sequence_mean_token_sum", "sequence_mean_token_mean", "constant_length"]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aer_lightning.algorithms.objectives.aggregation import Aggregation, aggregate, check_aggregation
+from aer_lightning.algorithms.objectives.inputs import LossInputs
+from aer_lightning.algorithms.objectives.metrics import Metrics, masked_max_metric, masked_mean_metric
 from aer_lightning.errors import ConfigError
-from aer_lightning.modules.objectives.aggregation import Aggregation, aggregate, check_aggregation
-from aer_lightning.modules.objectives.inputs import LossInputs
-from aer_lightning.modules.objectives.metrics import Metrics, masked_max_metric, masked_mean_metric
 
 
 def check_clip(clip_low: float, clip_high: float) -> None:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from aer_lightning.modules.objectives.aggregation import Aggregation, aggregate, check_aggregation
-from aer_lightning.modules.objectives.clip import check_clip, clip_metrics, clipped_token_loss, ratio_metrics
-from aer_lightning.modules.objectives.inputs import LossInputs
-from aer_lightning.modules.objectives.metrics import Metrics, masked_max_metric, masked_mean_metric
+from aer_lightning.algorithms.objectives.aggregation import Aggregation, aggregate, check_aggregation
+from aer_lightning.algorithms.objectives.clip import check_clip, clip_metrics, clipped_token_loss, ratio_metrics
+from aer_lightning.algorithms.objectives.inputs import LossInputs
+from aer_lightning.algorithms.objectives.metrics import Metrics, masked_max_metric, masked_mean_metric
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from aer_lightning.algorithms.objectives.aggregation import Aggregation, aggregate, check_aggregation
+from aer_lightning.algorithms.objectives.clip import check_clip, clip_metrics, clipped_token_loss, ratio_metrics
+from aer_lightning.algorithms.objectives.inputs import CovarianceStatistics, LossInputs
+from aer_lightning.algorithms.objectives.metrics import Metrics, masked_mean_metric
+from aer_lightning.algorithms.objectives.randomness import counter_uniform
 from aer_lightning.errors import ConfigError
-from aer_lightning.modules.objectives.aggregation import Aggregation, aggregate, check_aggregation
-from aer_lightning.modules.objectives.clip import check_clip, clip_metrics, clipped_token_loss, ratio_metrics
-from aer_lightning.modules.objectives.inputs import CovarianceStatistics, LossInputs
-from aer_lightning.modules.objectives.metrics import Metrics, masked_mean_metric
-from aer_lightning.modules.objectives.randomness import counter_uniform
 
 
 @runtime_checkable

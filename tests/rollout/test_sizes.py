@@ -1,6 +1,6 @@
 import pytest
 
-from aer_lightning.data.sizes import Sizes
+from aer_lightning.rollout.sizes import Sizes
 
 
 def test_arithmetic():

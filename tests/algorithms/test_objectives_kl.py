@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from aer_lightning.errors import ConfigError
-from aer_lightning.modules.objectives import (
+from aer_lightning.algorithms.objectives import (
     ImportanceWeights,
     LossInputs,
     entropy_bonus,
@@ -18,6 +17,7 @@ from aer_lightning.modules.objectives import (
     merge_metrics,
     mismatch_metrics,
 )
+from aer_lightning.errors import ConfigError
 
 RNG = np.random.default_rng(0)
 B, T = 5, 6

@@ -8,10 +8,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from aer_lightning.algorithms.objectives.aggregation import Aggregation, aggregate
+from aer_lightning.algorithms.objectives.inputs import LossInputs, masked_difference
+from aer_lightning.algorithms.objectives.metrics import Metrics, masked_mean_metric
 from aer_lightning.errors import ConfigError
-from aer_lightning.modules.objectives.aggregation import Aggregation, aggregate
-from aer_lightning.modules.objectives.inputs import LossInputs, masked_difference
-from aer_lightning.modules.objectives.metrics import Metrics, masked_mean_metric
 
 KLEstimator = Literal["k1", "k2", "k3"]
 

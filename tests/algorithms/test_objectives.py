@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from aer_lightning.errors import ConfigError
-from aer_lightning.modules.objectives import (
+from aer_lightning.algorithms.objectives import (
     CISPOObjective,
     ClipCovObjective,
     ClipObjective,
@@ -19,6 +18,7 @@ from aer_lightning.modules.objectives import (
     finish_metrics,
     merge_metrics,
 )
+from aer_lightning.errors import ConfigError
 
 B, T, MAX_TOKENS = 7, 6, 9
 
@@ -297,7 +297,7 @@ def test_objectives_are_chosen_by_class_path():
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--objective", type=Objective)
-    path = "aer_lightning.modules.objectives"
+    path = "aer_lightning.algorithms.objectives"
     chosen = {
         f"{path}.ClipObjective": {"clip_high": 0.28},
         f"{path}.GSPOObjective": {"clip_low": 0.1},

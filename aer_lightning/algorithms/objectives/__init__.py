@@ -8,15 +8,15 @@ A minimal use::
     loss = loss - entropy_bonus(entropy, inputs.mask, coefficient, inputs.num_tokens)
 """
 
-from aer_lightning.modules.objectives.aggregation import Aggregation, aggregate
-from aer_lightning.modules.objectives.clip import CISPOObjective, ClipObjective
-from aer_lightning.modules.objectives.covariance import ClipCovObjective, CovarianceObjective, KLCovObjective
-from aer_lightning.modules.objectives.importance import ImportanceWeights, mismatch_metrics
-from aer_lightning.modules.objectives.inputs import CovarianceStatistics, LossInputs, Objective
-from aer_lightning.modules.objectives.kl import KLEstimator, entropy_bonus, kl_loss, kl_penalised_rewards, kl_penalty
-from aer_lightning.modules.objectives.metrics import Metrics, finish_metrics, merge_metrics, reduces_by_max
-from aer_lightning.modules.objectives.randomness import counter_uniform
-from aer_lightning.modules.objectives.sequence import GSPOObjective
+from aer_lightning.algorithms.objectives.aggregation import Aggregation, aggregate
+from aer_lightning.algorithms.objectives.clip import CISPOObjective, ClipObjective
+from aer_lightning.algorithms.objectives.covariance import ClipCovObjective, CovarianceObjective, KLCovObjective
+from aer_lightning.algorithms.objectives.importance import ImportanceWeights, mismatch_metrics
+from aer_lightning.algorithms.objectives.inputs import CovarianceStatistics, LossInputs, Objective
+from aer_lightning.algorithms.objectives.kl import KLEstimator, entropy_bonus, kl_loss, kl_penalised_rewards, kl_penalty
+from aer_lightning.algorithms.objectives.metrics import Metrics, finish_metrics, merge_metrics, reduces_by_max
+from aer_lightning.algorithms.objectives.randomness import counter_uniform
+from aer_lightning.algorithms.objectives.sequence import GSPOObjective
 
 __all__ = [
     "Aggregation",

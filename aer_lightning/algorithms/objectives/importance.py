@@ -11,9 +11,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from aer_lightning.algorithms.objectives.inputs import MAX_LOG_RATIO, LossInputs, masked_difference
+from aer_lightning.algorithms.objectives.metrics import Metrics, masked_max_metric, masked_mean_metric
 from aer_lightning.errors import ConfigError
-from aer_lightning.modules.objectives.inputs import MAX_LOG_RATIO, LossInputs, masked_difference
-from aer_lightning.modules.objectives.metrics import Metrics, masked_max_metric, masked_mean_metric
 
 ImportanceMode = Literal["truncate", "mask"]
 ImportanceLevel = Literal["token", "sequence"]

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aer_lightning.algorithms.advantages import check_estimator, compute_advantages, is_mixed_group, mask_truncated, soft_overlong_penalty
 from aer_lightning.errors import ConfigError
-from aer_lightning.modules.advantages import check_estimator, compute_advantages, is_mixed_group, mask_truncated, soft_overlong_penalty
 
 EPS = 1e-6
 GROUPS = [[1.0, 0.0, 0.0, 1.0], [0.3, 0.3, 0.3, 0.3], [0.0, 0.0, 0.0, 1.0], [-0.5, 1.0, 0.25, 0.1]]

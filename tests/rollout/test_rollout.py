@@ -3,7 +3,7 @@ import io
 import pytest
 import torch
 
-from aer_lightning.data.rollout import Rollout, RolloutInfo, Sample, collate
+from aer_lightning.rollout.rollout import Rollout, RolloutInfo, Sample, collate
 
 
 def sample(prompt, tokens, i=0, **kwargs):

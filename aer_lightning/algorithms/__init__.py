@@ -1,0 +1,74 @@
+"""The mathematics of AER and its rivals: pure functions and small validated dataclasses. Needs torch only, no Lightning, no transformers.
+
+One step of anybody's trainer::
+
+    controller = ProportionalController()
+    inputs = LossInputs(logprob=..., old_logprob=..., advantage=..., mask=..., num_tokens=..., num_sequences=..., max_tokens=...)
+    loss, metrics = ClipObjective()(inputs)
+    weight = difficulty_weight(group_accuracy)  # [B]
+    loss = loss - entropy_bonus(entropy, inputs.mask, alpha * weight, inputs.num_tokens)
+    alpha = controller.update(alpha, step_entropy, target_entropy(initial_entropy, tau=0.4))
+"""
+
+from aer_lightning.algorithms.advantages import AdvantageEstimator, compute_advantages, is_mixed_group, soft_overlong_penalty
+from aer_lightning.algorithms.controllers import (
+    AEntController,
+    Controller,
+    ExponentialAverage,
+    ProportionalController,
+    SignController,
+    SkyworkController,
+    difficulty_weight,
+    target_entropy,
+)
+from aer_lightning.algorithms.objectives import (
+    CISPOObjective,
+    ClipCovObjective,
+    ClipObjective,
+    CovarianceStatistics,
+    GSPOObjective,
+    ImportanceWeights,
+    KLCovObjective,
+    LossInputs,
+    Metrics,
+    Objective,
+    entropy_bonus,
+    finish_metrics,
+    kl_loss,
+    kl_penalised_rewards,
+    kl_penalty,
+    merge_metrics,
+)
+from aer_lightning.algorithms.pass_at_k import pass_at_k_per_problem
+
+__all__ = [
+    "AEntController",
+    "AdvantageEstimator",
+    "CISPOObjective",
+    "ClipCovObjective",
+    "ClipObjective",
+    "Controller",
+    "CovarianceStatistics",
+    "ExponentialAverage",
+    "GSPOObjective",
+    "ImportanceWeights",
+    "KLCovObjective",
+    "LossInputs",
+    "Metrics",
+    "Objective",
+    "ProportionalController",
+    "SignController",
+    "SkyworkController",
+    "compute_advantages",
+    "difficulty_weight",
+    "entropy_bonus",
+    "finish_metrics",
+    "is_mixed_group",
+    "kl_loss",
+    "kl_penalised_rewards",
+    "kl_penalty",
+    "merge_metrics",
+    "pass_at_k_per_problem",
+    "soft_overlong_penalty",
+    "target_entropy",
+]
