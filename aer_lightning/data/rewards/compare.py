@@ -11,7 +11,7 @@ Everything before the last step is string handling with bounded patterns. The ru
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aer_lightning.data.rewards import structure as shape
 from aer_lightning.data.rewards.grammar import separate_cases, why_not
@@ -42,10 +42,12 @@ class Comparer:
         caps: limits that hold before the parser sees an answer.
         boxed: True if the prediction was in a box. Outside of one, the steps between a name and the last equals sign are taken for
             working, not for a claim: ``x = 5 + 5 + 1 = 11``.
+        evaluated: True if a gold answer that is a number is stated by an evaluated number only: ``14``, not ``8 + 6``.
     """
 
     caps: Caps
     boxed: bool = True
+    evaluated: bool = True
 
     def equal(self, gold: str, pred: str) -> bool:
         """Whether ``pred`` states ``gold``. Raises Refused if ``pred`` cannot be read and has not been decided by then."""
@@ -53,10 +55,10 @@ class Comparer:
             return True
         g, p = parse_number(gold), parse_number(pred)
         if g is not None and p is not None:
-            return numbers_equal(g, p)
+            return numbers_equal(g, p) and (p.evaluated or not self._wants_number(g))
         g_based, p_based = parse_based(gold), parse_based(pred)
         if g_based or p_based:
-            return based_equal(g_based, p_based, g, p)
+            return based_equal(g_based, p_based, g, p) and not (p_based and self._wants_number(g))
         bare_gold, bare_pred = shape.unwrap(gold), shape.unwrap(pred)
         if (bare_gold, bare_pred) != (gold, pred):
             return self.equal(bare_gold, bare_pred)
@@ -71,6 +73,10 @@ class Comparer:
         if (decided := self._shapes(gold, pred)) is not None:
             return decided
         return self._algebra(gold, pred, g, p)
+
+    def _wants_number(self, gold: Number | None) -> bool:
+        """True if the gold answer is an evaluated number, and only such a number states it: the question itself may be one that is not."""
+        return self.evaluated and gold is not None and gold.evaluated
 
     # ---- lists
 
@@ -159,6 +165,8 @@ class Comparer:
         # "1/3 = 0.333..." and "125/3 \approx 41.67": what is left of an approximation sign is the exact value.
         rounded = None
         while len(members) > 1 and approximate[-1] and not (len(members) == 2 and self._open(members[0])):
+            if self._same_value(members[-2], members[-1]):
+                break
             rounded = members.pop()
             approximate.pop()
             if not lenient and not self._rounds(members[-1], rounded):
@@ -168,6 +176,8 @@ class Comparer:
             for member in members[:-1]:
                 if not member or (not self._open(member) and not self._same_value(member, value)):
                     return None
+            if parse_number(value) is None:  # 14 = 8 + 6 says 14 as well
+                value = next((m for m in reversed(members) if (n := parse_number(m)) is not None and n.evaluated), value)
         if rounded is not None and len(g.members) == 1 and self._asks_for(g.members[0], rounded):
             return rounded
         return value or None
@@ -191,7 +201,7 @@ class Comparer:
 
     def _same_value(self, a: str, b: str) -> bool:
         try:
-            return self.equal(a, b)
+            return replace(self, evaluated=False).equal(a, b)
         except Refused:
             return False
 
@@ -267,7 +277,7 @@ class Comparer:
             if number is not None:
                 same = symbolic.number_equals_constant(number, text)
                 if same is not None:
-                    return same
+                    return same and not (number is g and self._wants_number(g) and symbolic.evaluate(text) is not None)
         same = symbolic.expressions_equal(gold, pred)
         if same is None:
             raise Refused("not understood as mathematics")

@@ -45,7 +45,7 @@ _NUMBER = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,3}(?: \d{3})+(?![\d.,])|\d+(?:\.\d
 _LATEX_ATOM = r"[-+]?\\(?:[dtc]?frac\s?\{[^{}]{1,60}\}\s?\{[^{}]{1,60}\}|sqrt\s?\{[^{}]{1,60}\})"
 _PLAIN = re.compile(
     rf"{_LATEX_ATOM}|(?<![A-Za-z\d_.])(?<![\^_]\{{)(?:[-+](?=[\d.(]))?(?:{_NUMBER})"
-    rf"(?:\s?[-+*/^]\s?[-+]?\(?(?:{_NUMBER})\)?){{0,20}}!?(?:\s?(?:\\?%|percent\b|pct\b))?"
+    rf"(?:\s?[-+*/^]\s?[-+]?\(?(?:{_NUMBER})\)?){{0,20}}(?:!(?=\s?[-+*/^=,)]))?(?:\s?(?:\\?%|percent\b|pct\b))?"
 )
 _DECIMAL_COMMA = re.compile(r"(?<![A-Za-z\d_.,])(-?\d+),(\d{1,2})(?![\d,])")
 _SPANS = re.compile(
@@ -53,10 +53,24 @@ _SPANS = re.compile(
     re.DOTALL,
 )
 _PERCENT_AFTER = re.compile(r"\s?(?:\\?%|percent(?:age)?\b|pct\b)")
-_MARKER = re.compile(r"####|(?:final\s+|correct\s+)?answer\**\s*(?:is|are|[:=]|(?=\$|\\\(|\\\[))|(?:^|\n)\s*A\s*:(?!\w)", re.IGNORECASE)
+_MARKER = re.compile(r"####|(?:final\s+|correct\s+)?answer\**\s*(?:is|are|[:=]|(?=\$|\\\(|\\\[))|(?:^|[\n?.])\s*A\s*:(?!\w)", re.IGNORECASE)
 _FINAL = re.compile(r"final\s+answer\**\s*(?:is|:)", re.IGNORECASE)
 _LEAD = re.compile(r"(?:[\s:=*_`\"']|(?:therefore|thus|is|are|simply|exactly|equal to)\b)*", re.IGNORECASE)
 _BOILERPLATE = re.compile(r"\.?\s*I hope (?:it|this) is correct.*", re.DOTALL | re.IGNORECASE)
+# What is asked is no answer: a question, or an order that names no result.
+_SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
+_SURE = re.compile(r",?\s+(?:right|correct|ok|okay|yes|no|see)\s*\?", re.IGNORECASE)
+_ORDER = re.compile(
+    r"\W*(?:please\s+|now\s+)?(?:find|compute|calculate|evaluate|solve|simplify|determine|add|subtract|multiply|divide|convert|round|work out)\b",
+    re.IGNORECASE,
+)
+_RESULT = re.compile(r"[=:\u2192]|\\(?:to|approx)\b|\b(?:is|are|gets?|gives?|equals?|makes?|yields?|obtain|result|have|so)\b", re.IGNORECASE)
+_LEAD_IN = re.compile(
+    r"(?:(?:so|thus|hence|therefore|then|now|well|okay|ok|yes|sure|finally|and|ah|oh|great|right|alright|we (?:get|have))\b[\s,:.!]*|=\s*)+(?=\S)",
+    re.IGNORECASE,
+)
+_PROSE = re.compile(r"[A-Za-z]'[a-z]|\b(?:is|are|equals?|gives?|makes?)\b|:\s|\\to\b", re.IGNORECASE)
+_FIRST = re.compile(r"\W{0,4}(.{1,40}?)\s+(?:is|are)\s+the\b", re.IGNORECASE)
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _MATH_WORD_LIST = "and or sin cos tan cot sec csc log ln exp sqrt pi frac max min gcd lcm mod inf percent pct"
 _MATH_WORDS = frozenset(_MATH_WORD_LIST.split())
@@ -71,11 +85,28 @@ def extract(region: str, mode: str = "auto") -> Extracted | None:
     """
     if mode == "boxed":
         return last_boxes(region)
+    if mode == "auto" and (found := _revised(region) or last_boxes(region)):
+        return found
+    told = _told(region)
     if mode == "final_answer":
-        return _final_answer(region)
+        return _final_answer(told)
     if mode == "last_number":
-        return _last_run(region, spans=False)
-    return _revised(region) or last_boxes(region) or _final_answer(region) or _whole(region) or _last_run(region)
+        return _last_run(told, spans=False)
+    return _final_answer(told) or _whole(told) or _last_run(told)
+
+
+def _told(region: str) -> str:
+    """``region`` without its questions and orders, whose numbers are those of the problem. Line breaks stay."""
+    if "?" not in region and not _ORDER.search(region):
+        return region
+    kept, at = [], 0
+    for boundary in (*_SENTENCES.finditer(region), None):
+        sentence, end = region[at : boundary.start() if boundary else None], boundary.end() if boundary else len(region)
+        sentence = _SURE.sub(".", sentence)
+        asked = sentence.rstrip(' *_"\')').endswith("?") or (_ORDER.match(sentence) and not _RESULT.search(sentence))
+        kept.append(("\n" if "\n" in region[at:end] else " ") if asked else sentence + (boundary.group() if boundary else ""))
+        at = end
+    return "".join(kept)
 
 
 def _revised(region: str) -> Extracted | None:
@@ -213,6 +244,10 @@ def _last_run(region: str, spans: bool = True) -> Extracted | None:
 def _whole(text: str) -> Extracted | None:
     """The text itself if it is one line of mathematics without prose."""
     line = text.strip().strip("*`").strip()
+    if lead := _LEAD_IN.match(line):
+        line = line[lead.end() :]
+    if _PROSE.search(line):
+        return None
     span = _SPANS.fullmatch(line)
     if span and _is_formula(_content(span)):
         return Extracted((_content(span),))

@@ -36,11 +36,14 @@ class MathGrader:
     Attributes:
         extract: where the answer is: ``boxed`` (the last box), ``final_answer`` ("the answer is", "####", ...), ``last_number``, or
             ``auto``: the box, else the stated answer, else the last formula or number.
+        evaluated: where the gold answer is a number, only an evaluated number is an answer: ``14``, not ``8 + 6``, ``28/2`` or ``2^4 - 2``,
+            with which a policy that repeats the question would be paid. False pays for every form of the value, as benchmarks do.
         max_chars: only this many characters at the end of a completion are read.
         caps: limits on the extracted answer, applied before any parser.
     """
 
     extract: str = "auto"
+    evaluated: bool = True
     max_chars: int = MAX_COMPLETION_CHARS
     caps: Caps = field(default_factory=Caps)
     isolated: bool = field(default=True, init=False)
@@ -76,7 +79,7 @@ class MathGrader:
         if not pred:
             return Grade(Outcome.UNPARSED, shown, "empty answer")
         try:
-            right = Comparer(self.caps, found.boxed).equal(gold, pred)
+            right = Comparer(self.caps, found.boxed, self.evaluated).equal(gold, pred)
         except Refused as refused:
             return Grade(Outcome.UNPARSED, shown, str(refused))
         return Grade(Outcome.CORRECT if right else Outcome.WRONG, shown)

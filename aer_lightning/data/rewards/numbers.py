@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from math import inf
+from math import gcd, inf
 
 from aer_lightning.data.rewards.units import UNIT_PATTERN, Unit, read_unit
 
@@ -43,12 +43,14 @@ class Number:
         decimals: digits after the decimal point, or None if it was not written as a decimal.
         percent: True if a percent sign followed.
         unit: the unit that followed, or None.
+        evaluated: False if arithmetic is left to do: a fraction not in lowest terms, a power of another base than ten.
     """
 
     value: Fraction
     decimals: int | None = None
     percent: bool = False
     unit: Unit | None = None
+    evaluated: bool = True
 
 
 def _fraction(text: str) -> Fraction:
@@ -63,7 +65,7 @@ def parse_number(answer: str) -> Number | None:
         text = currency.group(1) + text[currency.end() :]
     bare = _parse_bare(text)
     if bare is not None:
-        return Number(bare[0], bare[1], unit=Unit("dollar") if currency and "$" in currency.group() else None)
+        return Number(bare[0], bare[1], unit=Unit("dollar") if currency and "$" in currency.group() else None, evaluated=_evaluated(text))
     percent = False
     unit: Unit | None = None
     if text.endswith("%"):
@@ -78,7 +80,24 @@ def parse_number(answer: str) -> Number | None:
     if bare is None:
         return None
     scale = unit.scale if unit else 1
-    return Number(bare[0] * scale, bare[1] if scale == 1 else None, percent, unit)
+    return Number(bare[0] * scale, bare[1] if scale == 1 else None, percent, unit, _evaluated(text))
+
+
+def _evaluated(text: str) -> bool:
+    """Whether nothing is left to compute in a number that has been read."""
+    wrapped = _WRAPPED.fullmatch(text)
+    if wrapped:
+        text = wrapped.group(1).strip()
+    if power := _POWER.fullmatch(text):
+        return _fraction(power[2]) == 10
+    if (over_under := _FRACTION.fullmatch(text)) and not _MIXED.fullmatch(text):
+        over, under = over_under[2], over_under[3]
+    elif over_under := _SLASH.fullmatch(text):
+        over, under = over_under[1], over_under[2]
+    else:
+        return True
+    numbers = [_fraction(over), _fraction(under)]
+    return all(n.denominator == 1 for n in numbers) and abs(numbers[1]) > 1 and gcd(*(n.numerator for n in numbers)) == 1
 
 
 def _parse_bare(text: str) -> tuple[Fraction, int | None] | None:
