@@ -32,6 +32,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--extract", choices=EXTRACT_MODES, default="auto", help="where the answer is in a prediction (default: %(default)s)"
     )
+    parser.add_argument(
+        "--evaluated",
+        choices=("true", "false"),
+        default="true",
+        help="true: a number is stated by an evaluated number only; false: by every expression of its value (default: %(default)s)",
+    )
     parser.add_argument("--workers", type=int, default=2, help="worker processes (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds for one answer (default: %(default)s)")
     parser.add_argument("--memory-mb", type=int, default=1024, help="memory of one worker in MiB (default: %(default)s)")
@@ -119,7 +125,9 @@ def _grade(args: argparse.Namespace) -> int:
         source = _open_in(stack, args.file)
         out = _open_out(stack, args.out, args.file)
         verifier = stack.enter_context(
-            Verifier(MathGrader(extract=args.extract), workers=args.workers, timeout_s=args.timeout, memory_mb=args.memory_mb)
+            Verifier(
+                MathGrader(args.extract, args.evaluated == "true"), workers=args.workers, timeout_s=args.timeout, memory_mb=args.memory_mb
+            )
         )
         rows = _rows(source, "standard input" if args.file == "-" else args.file, summary)
         while batch := list(islice(rows, _BATCH)):

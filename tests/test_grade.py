@@ -73,6 +73,16 @@ def test_extract_workers_and_timeout_reach_the_verifier(file, capsys, tmp_path):
     assert 1000 <= first["ms"] < 2000
 
 
+def test_an_expression_is_paid_on_request_only(tmp_path, capsys):
+    path = tmp_path / "in.jsonl"
+    path.write_text(json.dumps({"id": 0, "gold": "14", "prediction": "8 + 6"}))
+    rewards = []
+    for arguments in ([], ["--evaluated", "true"], ["--evaluated", "false"]):
+        assert main([str(path), "--workers", "1", *arguments]) == 0
+        rewards.append(json.loads(capsys.readouterr().out)["reward"])
+    assert rewards == [0.0, 0.0, 1.0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -112,8 +112,8 @@ class Collector:
     ) -> list[Group]:
         """Draw ``samples`` completions for each prompt, as ``complete`` does, and grade them with ``verifier``."""
         completions, texts = self.complete(prompts, samples, sampling, rollout=rollout)
-        answers = [prompt.answer for prompt, _ in prompts for _ in range(samples)]
-        grades = verifier.grade(list(zip(texts, answers, strict=True)))
+        asked = [(prompt.answer, prompt.content) for prompt, _ in prompts for _ in range(samples)]
+        grades = verifier.grade([(text, answer, content) for text, (answer, content) in zip(texts, asked, strict=True)])
         groups = []
         for n, (prompt, ids) in enumerate(prompts):
             group = []

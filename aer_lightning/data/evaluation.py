@@ -75,7 +75,7 @@ class EvaluationLoader:
 
     def _grade(self, prompts: Sequence[Encoded], groups: Sequence[Sequence[KeptCompletion]]) -> EvaluationBatch:
         batch = EvaluationBatch(self.stream.source.name)
-        items = [(c.text, prompt.answer) for (prompt, _), group in zip(prompts, groups, strict=True) for c in group]
+        items = [(c.text, prompt.answer, prompt.content) for (prompt, _), group in zip(prompts, groups, strict=True) for c in group]
         grades = iter(self.stream.verifier.grade(items))
         form = getattr(self.stream.source.grader, "answer_form", None) or str
         for (prompt, _), group in zip(prompts, groups, strict=True):

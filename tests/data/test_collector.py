@@ -93,7 +93,7 @@ class FakeTokenizer:
 
 class FakeVerifier:
     def grade(self, items):
-        return [Grade(Outcome.CORRECT if text == "right" else Outcome.WRONG, text) for text, _ in items]
+        return [Grade(Outcome.CORRECT if text == "right" else Outcome.WRONG, text) for text, *_ in items]
 
 
 class FakeStream:

@@ -53,7 +53,7 @@ class Problems:
         return self.prompts
 
     def grade(self, items):
-        return [self.grader.grade(*item) for item in items]
+        return [self.grader.grade(*item[:2]) for item in items]
 
 
 class Doubler:

@@ -28,6 +28,11 @@ class Prompt:
     label: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def content(self) -> str:
+        """The prompt as one text: ``text``, or the contents of all messages."""
+        return self.text or "\n".join(message["content"] for message in self.messages or ())
+
 
 @runtime_checkable
 class PromptSource(Protocol):

@@ -133,6 +133,7 @@ class CountdownGrader:
     """
 
     isolated = False  # own parser, bounded work: no worker process needed
+    answers_from_prompt = True
 
     def check_gold(self, answer: Any) -> str | None:
         """None if ``answer`` is ``{"numbers": [integers >= 0], "target": integer}``, else what is wrong with it."""

@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from aer_lightning.data.rewards.echo import without_echo
+
 ExtractMode = Literal["auto", "boxed", "final_answer", "last_number"]
 EXTRACT_MODES: tuple[str, ...] = get_args(ExtractMode)
 
@@ -57,32 +59,44 @@ _MARKER = re.compile(r"####|(?:final\s+|correct\s+)?answer\**\s*(?:is|are|[:=]|(
 _FINAL = re.compile(r"final\s+answer\**\s*(?:is|:)", re.IGNORECASE)
 _LEAD = re.compile(r"(?:[\s:=*_`\"']|(?:therefore|thus|is|are|simply|exactly|equal to)\b)*", re.IGNORECASE)
 _BOILERPLATE = re.compile(r"\.?\s*I hope (?:it|this) is correct.*", re.DOTALL | re.IGNORECASE)
+_LONG_ECHO, _SHORT_ECHO = 8, 3  # words, numbers and signs in a row
 # What is asked is no answer: a question, or an order that names no result.
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
 _SURE = re.compile(r",?\s+(?:right|correct|ok|okay|yes|no|see)\s*\?", re.IGNORECASE)
 _ORDER = re.compile(
-    r"\W*(?:please\s+|now\s+)?(?:find|compute|calculate|evaluate|solve|simplify|determine|add|subtract|multiply|divide|convert|round|work out)\b",
+    r"\W*(?:please\s+|now\s+)?(?:find|compute|calculate|evaluate|solve|simplify|determine|"
+    r"add|subtract|multiply|divide|convert|round|work out)\b",
     re.IGNORECASE,
 )
-_RESULT = re.compile(r"[=:\u2192]|\\(?:to|approx)\b|\b(?:is|are|gets?|gives?|equals?|makes?|yields?|obtain|result|have|so)\b", re.IGNORECASE)
+_RESULT = re.compile(
+    r"[=:\u2192]|\\(?:to|approx)\b|\b(?:is|are|gets?|gives?|equals?|makes?|yields?|obtain|result|have|so)\b", re.IGNORECASE
+)
 _LEAD_IN = re.compile(
-    r"(?:(?:so|thus|hence|therefore|then|now|well|okay|ok|yes|sure|finally|and|ah|oh|great|right|alright|we (?:get|have))\b[\s,:.!]*|=\s*)+(?=\S)",
+    r"(?:(?:so|thus|hence|therefore|then|now|well|okay|ok|yes|sure|finally|and|ah|oh|great|right|alright|we (?:get|have))\b"
+    r"[\s,:.!]*|=\s*)+(?=\S)",
     re.IGNORECASE,
 )
+_EXCLAMATION = re.compile(r"(?<=[\d*)$])!+(?=[*\"')\s]*$|\s+[A-Z])", re.MULTILINE)
 _PROSE = re.compile(r"[A-Za-z]'[a-z]|\b(?:is|are|equals?|gives?|makes?)\b|:\s|\\to\b", re.IGNORECASE)
-_FIRST = re.compile(r"\W{0,4}(.{1,40}?)\s+(?:is|are)\s+the\b", re.IGNORECASE)
+_NAMED_FIRST = re.compile(r"\W{0,4}(\S{1,40}(?:\s+\S{1,20})?)\s+(?:is|are)\s+the\b", re.IGNORECASE)  # 14 is the sum of 8 and 6
+_ASIDE = re.compile(r"(\d[^.!?\n()]{0,40})\([^()=]{0,60}\d\s*[-+*/]\s*\d[^()=]{0,60}\)")  # 14 apples (8 + 6)
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _MATH_WORD_LIST = "and or sin cos tan cot sec csc log ln exp sqrt pi frac max min gcd lcm mod inf percent pct"
 _MATH_WORDS = frozenset(_MATH_WORD_LIST.split())
 
 
-def extract(region: str, mode: str = "auto") -> Extracted | None:
+def extract(region: str, mode: str = "auto", prompt: str = "") -> Extracted | None:
     """The answer in ``region`` (see :func:`~aer_lightning.data.rewards.text.answer_region`), or None.
 
     ``boxed``: the last balanced box, with the boxes joined to it by a connective. ``final_answer``: what follows the last "answer is",
     "Answer:", "####" or "A:". ``last_number``: the last number. ``auto``: the first of these that finds something, where the third
     also takes the last formula, and a text that is nothing but an answer is taken whole.
+
+    What is repeated of ``prompt`` is skipped: long passages of it everywhere (its example of a box, its few-shot answers), and shorter ones
+    where only the last number is looked for.
     """
+    if prompt:
+        region = without_echo(region, prompt, _LONG_ECHO)
     if mode == "boxed":
         return last_boxes(region)
     if mode == "auto" and (found := _revised(region) or last_boxes(region)):
@@ -90,9 +104,10 @@ def extract(region: str, mode: str = "auto") -> Extracted | None:
     told = _told(region)
     if mode == "final_answer":
         return _final_answer(told)
+    own = without_echo(told, prompt, _SHORT_ECHO) if prompt else told
     if mode == "last_number":
-        return _last_run(told, spans=False)
-    return _final_answer(told) or _whole(told) or _last_run(told)
+        return _last_run(own, spans=False)
+    return _final_answer(told) or _whole(told) or _last_run(own)
 
 
 def _told(region: str) -> str:
@@ -103,7 +118,7 @@ def _told(region: str) -> str:
     for boundary in (*_SENTENCES.finditer(region), None):
         sentence, end = region[at : boundary.start() if boundary else None], boundary.end() if boundary else len(region)
         sentence = _SURE.sub(".", sentence)
-        asked = sentence.rstrip(' *_"\')').endswith("?") or (_ORDER.match(sentence) and not _RESULT.search(sentence))
+        asked = sentence.rstrip(" *_\"')").endswith("?") or (_ORDER.match(sentence) and not _RESULT.search(sentence))
         kept.append(("\n" if "\n" in region[at:end] else " ") if asked else sentence + (boundary.group() if boundary else ""))
         at = end
     return "".join(kept)
@@ -209,13 +224,18 @@ def _tokens(text: str, spans: bool) -> list[tuple[int, int, str]]:
     for match in (*formulas, None):
         stop = match.start() if match else len(text)
         gap = _DECIMAL_COMMA.sub(r"\1.\2", text[taken:stop])
-        tokens += [(taken + m.start(), taken + m.end(), m.group().strip()) for m in _PLAIN.finditer(gap)]
+        tokens += [(taken + m.start(), taken + m.end(), _balanced(m.group().strip())) for m in _PLAIN.finditer(gap)]
         if match:
             percent = _PERCENT_AFTER.match(text, match.end())
             end = percent.end() if percent else match.end()
             tokens.append((match.start(), end, _content(match) + ("%" if percent else "")))
             taken = end
     return tokens
+
+
+def _balanced(token: str) -> str:
+    """Without the closing bracket of an opening one that stands before the token."""
+    return token[:-1] if token.endswith(")") and token.count(")") > token.count("(") else token
 
 
 def _run_of(text: str, tokens: list[tuple[int, int, str]], last: bool) -> Extracted | None:
@@ -237,7 +257,10 @@ def _run_of(text: str, tokens: list[tuple[int, int, str]], last: bool) -> Extrac
 
 def _last_run(region: str, spans: bool = True) -> Extracted | None:
     """The last number, or with ``spans`` the last formula or number. Only the end of a long text is searched."""
-    tail = region[-4_000:]
+    tail = _ASIDE.sub(r"\1", region[-4_000:])
+    named = _NAMED_FIRST.match(_SENTENCES.split(tail.strip())[-1])
+    if named and len(tokens := _tokens(named.group(1), spans)) == 1:
+        return Extracted((tokens[0][2],))
     return _run_of(tail, _tokens(tail, spans), last=True)
 
 
@@ -248,6 +271,8 @@ def _whole(text: str) -> Extracted | None:
         line = line[lead.end() :]
     if _PROSE.search(line):
         return None
+    if re.search(r"\d.*=", line):
+        line = _EXCLAMATION.sub("", line)
     span = _SPANS.fullmatch(line)
     if span and _is_formula(_content(span)):
         return Extracted((_content(span),))
@@ -283,7 +308,7 @@ def _stated(tail: str) -> Extracted | None:
     """The answer at the head of ``tail``, or the last one in its first sentence."""
     if box := last_boxes(tail):
         return box
-    first = tail.lstrip().split("\n", 1)[0]
+    first = _EXCLAMATION.sub(".", tail.lstrip().split("\n", 1)[0])
     head = _SPANS.match(tail)
     if head and _is_formula(_content(head)):
         return _run_of(tail, _tokens(tail, spans=True), last=False)

@@ -47,6 +47,7 @@ class MathGrader:
     max_chars: int = MAX_COMPLETION_CHARS
     caps: Caps = field(default_factory=Caps)
     isolated: bool = field(default=True, init=False)
+    reads_prompt: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
         if self.extract not in EXTRACT_MODES:
@@ -63,12 +64,12 @@ class MathGrader:
         """Why ``answer`` cannot be graded against, or None: it is empty, not a text or number, too large, or cannot be read."""
         return _read_gold(_as_text(answer), self.caps)[1]
 
-    def grade(self, completion: str, answer: Any) -> Grade:
-        """Grade ``completion`` against the gold ``answer``; the time is filled in by the caller."""
+    def grade(self, completion: str, answer: Any, prompt: str | None = None) -> Grade:
+        """Grade ``completion`` against the gold ``answer``; what it repeats of ``prompt`` is no answer. The caller fills in the time."""
         gold, bad = _read_gold(_as_text(answer), self.caps)
         if bad is not None:
             return Grade(Outcome.BAD_GOLD, None, bad)
-        found = extract(answer_region(completion, self.max_chars), self.extract)
+        found = extract(answer_region(completion, self.max_chars), self.extract, clean(prompt or ""))
         if found is None:
             return Grade(Outcome.UNPARSED, None, "no answer found")
         shown = found.text[:500]

@@ -208,9 +208,9 @@ class VerifierPool:
 
     # ---- work
 
-    def grade(self, items: Sequence[tuple[str, Any]]) -> list[Grade]:
-        """Grade ``(completion, gold answer)`` pairs; verdicts in the same order."""
-        replies = self._run("grade", [(str(completion)[-_MAX_CHARS:], answer) for completion, answer in items])
+    def grade(self, items: Sequence[tuple[Any, ...]]) -> list[Grade]:
+        """Grade ``(completion, gold answer, ...)`` tuples, the arguments of the grader's ``grade``; verdicts in the same order."""
+        replies = self._run("grade", [(str(completion)[-_MAX_CHARS:], *rest) for completion, *rest in items])
         return [self._to_grade(reply) for reply in replies]
 
     def check_golds(self, answers: Sequence[Any]) -> list[str | None]:

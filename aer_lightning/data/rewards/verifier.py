@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aer_lightning.data.rewards.base import Grade, Grader, Outcome
+from aer_lightning.data.rewards.echo import warn_of_echoes
 from aer_lightning.data.rewards.pool import VerifierPool
 
 
@@ -45,11 +46,18 @@ class Verifier:
         """A copy in another process has its own workers."""
         return type(self), (self.grader, self.pool.workers, self.pool.timeout_s, self.pool.memory_mb)
 
-    def grade(self, items: Sequence[tuple[str, Any]]) -> list[Grade]:
-        """Grade ``(completion, gold answer)`` pairs; verdicts in the same order."""
-        if self.grader.isolated:
-            return self.pool.grade(items)
-        return [self._grade_here(completion, answer) for completion, answer in items]
+    def grade(self, items: Sequence[tuple[Any, ...]]) -> list[Grade]:
+        """Grade ``(completion, gold answer)`` pairs or ``(completion, gold answer, prompt)`` triples; verdicts in the same order.
+
+        The prompt's text reaches a grader that has a true attribute ``reads_prompt``, as the third argument of its ``grade``. Where prompts
+        are given, a warning says when most completions that are paid for have no number beyond their prompt's, unless the grader has a true
+        attribute ``answers_from_prompt``.
+        """
+        arguments = items if getattr(self.grader, "reads_prompt", False) else [item[:2] for item in items]
+        grades = self.pool.grade(arguments) if self.grader.isolated else [self._grade_here(*item) for item in arguments]
+        if not getattr(self.grader, "answers_from_prompt", False):
+            warn_of_echoes((item[2], item[0]) for item, grade in zip(items, grades, strict=True) if grade.reward > 0 and len(item) > 2)
+        return grades
 
     def check_golds(self, answers: Sequence[Any]) -> list[str | None]:
         """For each gold answer the reason why it cannot be graded against, or None."""
@@ -57,10 +65,10 @@ class Verifier:
             return self.pool.check_golds(answers)
         return [self.grader.check_gold(answer) for answer in answers]
 
-    def _grade_here(self, completion: str, answer: Any) -> Grade:
+    def _grade_here(self, completion: str, *answer_and_prompt: Any) -> Grade:
         start = time.perf_counter()
         try:
-            grade = self.grader.grade(completion, answer)
+            grade = self.grader.grade(completion, *answer_and_prompt)
         except Exception as error:  # a fault of the grader on one answer must not end a run of many
             grade = Grade(Outcome.ERROR, None, f"{type(error).__name__}: {str(error)[:200]}")
         return Grade(grade.outcome, grade.extracted, grade.reason, (time.perf_counter() - start) * 1000)

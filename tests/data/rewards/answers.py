@@ -13,8 +13,6 @@ RIGHT_42 = [
     r"\boxed{+42}",
     r"\boxed{x=42}",
     r"\boxed{40+2=42}",
-    r"\boxed{6 \cdot 7}",
-    r"\boxed{6(7)}",
     r"\boxed{42\text{ cm}}",
     r"\boxed{42 cm}",
     r"\boxed{42 \text{ apples}}",
@@ -25,9 +23,6 @@ RIGHT_42 = [
     r"\boxed{\text{42}}",
     r"\boxed{\mathbf{42}}",
     r"\boxed{42^\circ}",
-    r"\boxed{\sqrt{1764}}",
-    r"\boxed{84/2}",
-    r"\boxed{\dfrac{84}{2}}",
     r"\boxed{\left(42\right)}",
     r"\boxed{n = 42 \text{ apples}}",
     r"\boxed{m+n=42}",
@@ -62,6 +57,16 @@ RIGHT_42 = [
     "Answer:\n\n$$42$$",
     "There are 42 of them.",
     "\\boxed{41}. On reflection, the final answer is 42.",
+]
+
+# What has the value 42 and leaves it to the reader to compute it: paid with ``evaluated: false`` only.
+UNEVALUATED_42 = [
+    r"\boxed{6 \cdot 7}",
+    r"\boxed{6(7)}",
+    r"\boxed{\sqrt{1764}}",
+    r"\boxed{84/2}",
+    r"\boxed{\dfrac{84}{2}}",
+    r"\boxed{132_5}",
 ]
 
 # Completions that do not state 42, or not only 42.
@@ -225,7 +230,6 @@ RIGHT = [("42", text) for text in RIGHT_42] + [
     ("12:30", r"\boxed{12:30 \text{ p.m.}}"),
     ("3/4", "The probability is 3/4."),
     ("3x+5", "The answer is 3x + 5."),
-    ("54", r"\boxed{204_5}"),
     ("1,000; 2,000", r"\boxed{1,000} and \boxed{2,000}"),
     (r"\pi(R^2-r^2)", r"\boxed{\pi R^2 - \pi r^2}"),
     (5, r"\boxed{5}"),

@@ -4,13 +4,14 @@ import pickle
 from pathlib import Path
 
 import pytest
-from answers import BAD_GOLDS, CHEAP_BOMBS, GOOD_GOLDS, RIGHT, WRONG
+from answers import BAD_GOLDS, CHEAP_BOMBS, GOOD_GOLDS, RIGHT, UNEVALUATED_42, WRONG
 
 from aer_lightning.data.rewards import Grader, MathGrader, Outcome
 from aer_lightning.errors import ConfigError
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 GRADER = MathGrader()
+BENCHMARK = MathGrader(evaluated=False)
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
@@ -18,6 +19,12 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 def test_right_answers_are_paid(gold, completion):
     grade = GRADER.grade(completion, gold)
     assert grade.outcome is Outcome.CORRECT, grade
+
+
+@pytest.mark.parametrize("completion", UNEVALUATED_42)
+def test_an_expression_with_the_value_is_paid_where_asked_for_only(completion):
+    assert GRADER.grade(completion, "42").outcome is Outcome.WRONG
+    assert BENCHMARK.grade(completion, "42").outcome is Outcome.CORRECT
 
 
 @pytest.mark.parametrize(("gold", "completion"), WRONG)
@@ -63,7 +70,7 @@ def test_extract_decides_where_the_answer_is():
 
 
 def test_caps_and_options_are_used():
-    assert MathGrader(max_chars=5).grade(r"\boxed{42} and so on", "42").outcome is Outcome.UNPARSED
+    assert MathGrader(max_chars=12).grade(r"\boxed{42} and so on and on", "42").outcome is not Outcome.CORRECT
     with pytest.raises(ConfigError, match="extract"):
         MathGrader(extract="somewhere")
     with pytest.raises(ConfigError, match="max_chars"):
@@ -108,7 +115,7 @@ def test_unit_cases_of_public_graders():
     verdicts = []
     for row in rows:
         text = rf"\boxed{{{row['prediction']}}}" if row["style"] == "answer" else row["prediction"]
-        verdicts.append((GRADER.grade(text, row["gold"]).reward, row["expected"], row["id"]))
+        verdicts.append((BENCHMARK.grade(text, row["gold"]).reward, row["expected"], row["id"]))
     assert [case for reward, expected, case in verdicts if reward > expected] == []
     assert sum(reward == expected for reward, expected, _ in verdicts) / len(rows) >= 0.99
 
@@ -118,4 +125,4 @@ def test_unit_cases_of_public_graders():
     [(r"\boxed{5\%, 2+3}", "wrong"), (r"\boxed{2+3, 5\%}", "wrong"), (r"\boxed{5, 6}", "wrong"), (r"\boxed{5, 2+3}", "correct")],
 )
 def test_several_answers_are_one_only_if_they_equal_each_other(prediction, outcome):
-    assert MathGrader().grade(prediction, "5").outcome.value == outcome
+    assert BENCHMARK.grade(prediction, "5").outcome.value == outcome
