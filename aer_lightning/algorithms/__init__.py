@@ -2,7 +2,7 @@
 
 One step of anybody's trainer::
 
-    controller = ProportionalController()
+    controller = PIController()
     inputs = LossInputs(logprob=..., old_logprob=..., advantage=..., mask=..., num_tokens=..., num_sequences=..., max_tokens=...)
     loss, metrics = ClipObjective()(inputs)
     weight = difficulty_weight(group_accuracy)  # [B]
@@ -15,12 +15,13 @@ from aer_lightning.algorithms.controllers import (
     AEntController,
     Controller,
     ExponentialAverage,
+    PIController,
     ProportionalController,
     SignController,
     SkyworkController,
-    difficulty_weight,
     target_entropy,
 )
+from aer_lightning.algorithms.difficulty import difficulty_weight, normalisation
 from aer_lightning.algorithms.objectives import (
     CISPOObjective,
     ClipCovObjective,
@@ -56,6 +57,7 @@ __all__ = [
     "LossInputs",
     "Metrics",
     "Objective",
+    "PIController",
     "ProportionalController",
     "SignController",
     "SkyworkController",
@@ -68,6 +70,7 @@ __all__ = [
     "kl_penalised_rewards",
     "kl_penalty",
     "merge_metrics",
+    "normalisation",
     "pass_at_k_per_problem",
     "soft_overlong_penalty",
     "target_entropy",

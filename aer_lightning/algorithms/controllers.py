@@ -1,57 +1,16 @@
-"""The arithmetic of entropy control: difficulty weights, targets, and rules that move a coefficient. No Lightning, no torch.
+"""The arithmetic of entropy control: targets, and rules that move a coefficient. No Lightning, no torch.
 
-AER: arXiv 2510.10959. That difficulty allots the coefficient, that the target is anchored at the initial entropy (tau about 0.4),
-and that a global coefficient follows it, is the paper's; the shapes of the weight and the two step rules are our reading of it.
+AER: arXiv 2510.10959. *Source*: the target is anchored at the initial entropy (tau about 0.4) and a global coefficient, updated all the
+time, keeps the entropy near it. *Reading*: all three step rules (``pi``, ``proportional``, ``sign``); docs/control.md compares them.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from aer_lightning.errors import ConfigError
-
-WeightShape = Literal["hinge", "gate", "linear", "uniform"]
-
-
-def check_difficulty(rho: float, shape: str) -> None:
-    """Refuse a threshold or a shape that makes no sense.
-
-    Raises:
-        ConfigError: names ``rho`` or ``shape``.
-    """
-    if not 0 < rho <= 1:
-        raise ConfigError(f"rho: the accuracy below which a prompt counts as difficult must be above 0 and at most 1, got {rho}")
-    if shape not in get_args(WeightShape):
-        raise ConfigError(f"shape: must be one of {', '.join(get_args(WeightShape))}, got {shape!r}")
-
-
-def difficulty_weight(g: Any, rho: float = 0.5, shape: WeightShape = "hinge") -> Any:
-    """w(g), the share of the global coefficient that a prompt of group accuracy g gets.
-
-    ``hinge`` clip((rho - g) / rho, 0, 1) · ``gate`` 1 if g < rho else 0 · ``linear`` 1 - g · ``uniform`` 1. All are 1 at g = 0.
-
-    Args:
-        g: share of correct responses in [0, 1]: a float, or a floating-point tensor of any shape.
-        rho: threshold of hinge and gate, in (0, 1].
-        shape: one of the names.
-
-    Returns:
-        float, or a tensor like ``g``.
-    """
-    check_difficulty(rho, shape)
-    if isinstance(g, int | float):
-        if shape == "hinge":
-            return min(max((rho - g) / rho, 0.0), 1.0)
-        if shape == "gate":
-            return 1.0 if g < rho else 0.0
-        return 1.0 - g if shape == "linear" else 1.0
-    if shape == "hinge":
-        return ((rho - g) / rho).clip(0, 1)
-    if shape == "gate":
-        return (g < rho) + 0 * g
-    return 1 - g if shape == "linear" else 1 + 0 * g
 
 
 def target_entropy(anchor: float, tau: float = 0.4, absolute: float | None = None) -> float:
@@ -106,16 +65,22 @@ class ExponentialAverage:
 
 @runtime_checkable
 class Controller(Protocol):
-    """Moves the global coefficient alpha once a rollout towards a target entropy. Stateless: alpha is the caller's.
+    """Moves the global coefficient alpha once a rollout towards a target entropy. Stateless: alpha and what was seen are the caller's.
 
     Attributes:
         alpha_init: alpha of the first rollout.
+        alpha_min: smallest alpha, at most 0.
         alpha_max: largest alpha.
     """
 
     @property
     def alpha_init(self) -> float:
-        """See the class; a plain attribute will do, as for the next."""
+        """See the class; a plain attribute will do, as for the next two."""
+        ...
+
+    @property
+    def alpha_min(self) -> float:
+        """See the class."""
         ...
 
     @property
@@ -123,18 +88,33 @@ class Controller(Protocol):
         """See the class."""
         ...
 
-    def update(self, alpha: float, entropy: float, target: float) -> float:
-        """Return the next alpha in [0, alpha_max], given the measured entropy and the target, both in nat."""
+    def update(self, alpha: float, entropy: float, target: float, previous: float | None = None) -> float:
+        """Return the next alpha.
+
+        Args:
+            alpha: that of the rollout that was measured, in [alpha_min, alpha_max].
+            entropy: measured, nat.
+            target: H*, nat.
+            previous: the entropy that the last update was given, nat; None before there is one.
+
+        Returns:
+            alpha in [alpha_min, alpha_max].
+        """
         ...
 
 
-def _check_aer(eta: float, alpha_max: float, alpha_init: float) -> None:
-    if not 0 < eta < math.inf:
-        raise ConfigError(f"eta: the step of the coefficient must be above 0, got {eta}")
+def _check_limits(alpha_min: float, alpha_max: float, alpha_init: float) -> None:
     if not 0 < alpha_max < math.inf:
         raise ConfigError(f"alpha_max: the largest coefficient must be above 0 and finite, got {alpha_max}")
-    if not 0 <= alpha_init <= alpha_max:
-        raise ConfigError(f"alpha_init: must be from 0 to alpha_max = {alpha_max}, got {alpha_init}")
+    if not -math.inf < alpha_min <= 0:
+        raise ConfigError(f"alpha_min: the smallest coefficient must be 0 or below (then it pulls the entropy down), got {alpha_min}")
+    if not alpha_min <= alpha_init <= alpha_max:
+        raise ConfigError(f"alpha_init: must be from alpha_min = {alpha_min} to alpha_max = {alpha_max}, got {alpha_init}")
+
+
+def _check_positive(name: str, value: float, what: str) -> None:
+    if not 0 < value < math.inf:
+        raise ConfigError(f"{name}: {what} must be above 0, got {value}")
 
 
 def _check_measured(entropy: float, target: float = 1.0) -> None:
@@ -145,52 +125,102 @@ def _check_measured(entropy: float, target: float = 1.0) -> None:
 
 
 @dataclass(frozen=True)
-class ProportionalController:
-    """alpha <- clip(alpha + eta (H* - H) / H*, 0, alpha_max). AER's default, our reading of "dynamic adjustment".
+class PIController:
+    """alpha <- clip(alpha + kp (e_k - e_{k-1}) + ki e_k, alpha_min, alpha_max), e = (H* - H) / H*. *Reading*.
 
-    The error is relative, so eta has no unit of entropy in it. It adds and never multiplies: from alpha = 0 it recovers.
+    A proportional and integral controller in velocity form (Astrom and Hagglund, Advanced PID Control, ISA 2006): what it has
+    summed up is alpha itself, so the clip is its anti-windup. Entropy answers to alpha as an integrator does (a constant alpha
+    makes it rise or fall by so much a rollout), and an integral alone, which ``proportional`` is, drives an integrator in circles; the
+    part in kp damps that. The error is relative and alpha weighs a mean over tokens, so neither gain has a unit of entropy or a size
+    of batch in it; what they depend on (learning rate, steps per rollout) ``python -m aer_lightning tune-controller`` reads off a run.
+
+    Example:
+        H* = .2, kp = .3, ki = .03, alpha = .1; H falls from .22 to .18, so e goes from -.1 to .1:
+
+        >>> round(PIController(kp=0.3, ki=0.03).update(0.1, 0.18, 0.2, previous=0.22), 6)  # .1 + .3 x .2 + .03 x .1
+        0.163
+
+    Args:
+        kp: step of alpha per change of the relative error, above 0.
+        ki: step of alpha per relative error and rollout, above 0.
+        alpha_max: largest alpha, above 0.
+        alpha_init: alpha of the first rollout.
+        alpha_min: smallest alpha; below 0 a target is reached from above although the policy would stay there by itself.
+    """
+
+    kp: float = 0.4
+    ki: float = 0.03
+    alpha_max: float = 1.0
+    alpha_init: float = 0.0
+    alpha_min: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_positive("kp", self.kp, "the proportional gain")
+        _check_positive("ki", self.ki, "the integral gain")
+        _check_limits(self.alpha_min, self.alpha_max, self.alpha_init)
+
+    def update(self, alpha: float, entropy: float, target: float, previous: float | None = None) -> float:
+        """See ``Controller.update``; without ``previous`` the error counts as unchanged."""
+        _check_measured(entropy, target)
+        change = 0.0 if previous is None else (previous - entropy) / target
+        return min(max(alpha + self.kp * change + self.ki * (target - entropy) / target, self.alpha_min), self.alpha_max)
+
+
+@dataclass(frozen=True)
+class ProportionalController:
+    """alpha <- clip(alpha + eta (H* - H) / H*, alpha_min, alpha_max). *Reading*.
+
+    It is the step that is proportional, so alpha *integrates* the error: in the terms of control this is an I controller, ``PIController``
+    without its damping, slow, and it swings around the target. The error is relative, so eta has no unit of entropy in it. It adds and
+    never multiplies: from alpha = 0 it recovers.
 
     Args:
         eta: step at a relative error of 1, above 0.
         alpha_max: largest alpha, above 0.
-        alpha_init: alpha of the first rollout, in [0, alpha_max].
+        alpha_init: alpha of the first rollout.
+        alpha_min: smallest alpha, at most 0.
     """
 
     eta: float = 0.05
     alpha_max: float = 1.0
     alpha_init: float = 0.0
+    alpha_min: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_aer(self.eta, self.alpha_max, self.alpha_init)
+        _check_positive("eta", self.eta, "the step of the coefficient")
+        _check_limits(self.alpha_min, self.alpha_max, self.alpha_init)
 
-    def update(self, alpha: float, entropy: float, target: float) -> float:
+    def update(self, alpha: float, entropy: float, target: float, previous: float | None = None) -> float:
         """See ``Controller.update``."""
         _check_measured(entropy, target)
-        return min(max(alpha + self.eta * (target - entropy) / target, 0.0), self.alpha_max)
+        return min(max(alpha + self.eta * (target - entropy) / target, self.alpha_min), self.alpha_max)
 
 
 @dataclass(frozen=True)
 class SignController:
-    """alpha <- clip(alpha + eta sign(H* - H), 0, alpha_max). The other reading: it ends in a limit cycle of width eta.
+    """alpha <- clip(alpha + eta sign(H* - H), alpha_min, alpha_max). *Reading*. It ends in a limit cycle of width eta.
 
     Args:
         eta: size of every step, above 0.
         alpha_max: largest alpha, above 0.
-        alpha_init: alpha of the first rollout, in [0, alpha_max].
+        alpha_init: alpha of the first rollout.
+        alpha_min: smallest alpha, at most 0.
     """
 
     eta: float = 0.005
     alpha_max: float = 1.0
     alpha_init: float = 0.0
+    alpha_min: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_aer(self.eta, self.alpha_max, self.alpha_init)
+        _check_positive("eta", self.eta, "the step of the coefficient")
+        _check_limits(self.alpha_min, self.alpha_max, self.alpha_init)
 
-    def update(self, alpha: float, entropy: float, target: float) -> float:
+    def update(self, alpha: float, entropy: float, target: float, previous: float | None = None) -> float:
         """See ``Controller.update``."""
         _check_measured(entropy, target)
         step = (target > entropy) - (target < entropy)
-        return min(max(alpha + self.eta * step, 0.0), self.alpha_max)
+        return min(max(alpha + self.eta * step, self.alpha_min), self.alpha_max)
 
 
 def _check_range(low: float, high: float, init: float, names: tuple[str, str, str]) -> None:

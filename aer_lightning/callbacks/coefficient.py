@@ -23,7 +23,7 @@ class CoefficientCallback(EntropyCallback):
     def __init__(self) -> None:
         self.alpha = 0.0
         self.rollouts = 0
-        self._active = [0.0, 0.0]
+        self._sums = [0.0, 0.0, 0.0]  # response tokens with a lambda other than 0, sum of lambda over response tokens, response tokens
 
     def applied(self) -> float:
         """The coefficient that acts in the current rollout."""
@@ -44,13 +44,19 @@ class CoefficientCallback(EntropyCallback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count tokens under regularisation; at the end of the rollout log the state and move alpha exactly once."""
         tokens = batch.response_mask.sum(1)
-        self._active[0] += float((tokens * (batch.entropy_coefficient > 0)).sum())
-        self._active[1] += float(tokens.sum())
+        coefficient = batch.entropy_coefficient
+        local = (tokens * (coefficient != 0), tokens * coefficient, tokens)
+        self._sums = [total + float(values.sum()) for total, values in zip(self._sums, local, strict=True)]
         if not batch.last:
             return
-        active, total = sum_over_ranks(self._active, pl_module.device)
-        self._active = [0.0, 0.0]
-        values = {"aer/alpha": self.alpha, "aer/applied": self.applied(), "aer/active_tokens": active / max(total, 1.0)}
+        active, weighted, total = sum_over_ranks(self._sums, pl_module.device)
+        self._sums = [0.0, 0.0, 0.0]
+        values = {
+            "aer/alpha": self.alpha,
+            "aer/applied": self.applied(),
+            "aer/active_tokens": active / max(total, 1.0),
+            "aer/mean_coefficient": weighted / max(total, 1.0),
+        }
         if (bounds := self.limits()) is not None:
             # -1 at the lower end, +1 at the upper end, 0 between: a controller that sits at an end does not control.
             values["aer/at_limit"] = float(self.alpha >= bounds[1]) - float(self.alpha <= bounds[0])
@@ -59,11 +65,11 @@ class CoefficientCallback(EntropyCallback):
         self.rollouts += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Alpha, the number of rollouts, and the tokens that each rank counted in an unfinished one."""
-        return {"alpha": self.alpha, "rollouts": self.rollouts, "active": gather_objects(list(self._active))}
+        """Alpha, the number of rollouts, and what each rank counted in an unfinished one."""
+        return {"alpha": self.alpha, "rollouts": self.rollouts, "sums": gather_objects(list(self._sums))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state back, bit for bit."""
         self.alpha, self.rollouts = state_dict["alpha"], state_dict["rollouts"]
-        shares = state_dict["active"]
-        self._active = list(shares[rank()]) if rank() < len(shares) else [0.0, 0.0]
+        shares = state_dict["sums"]
+        self._sums = list(shares[rank()]) if rank() < len(shares) else [0.0, 0.0, 0.0]

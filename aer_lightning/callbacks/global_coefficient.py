@@ -4,65 +4,98 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from aer_lightning.algorithms.controllers import Controller, ExponentialAverage, ProportionalController, SignController
+from aer_lightning.algorithms.controllers import Controller, ExponentialAverage, PIController, ProportionalController, SignController
 from aer_lightning.callbacks.coefficient import CoefficientCallback
 from aer_lightning.errors import ConfigError
 from aer_lightning.rollout import RolloutBatch
+
+CONTROLLERS: dict[str, type[PIController] | type[ProportionalController] | type[SignController]] = {
+    "pi": PIController,
+    "proportional": ProportionalController,
+    "sign": SignController,
+}
+GAINS = {"pi": ("kp", "ki"), "proportional": ("eta",), "sign": ("eta",)}
 
 
 class GlobalCoefficient(CoefficientCallback):
     """Owns alpha and moves it once per rollout, after its last optimizer step, from the rollout's entropy H_k.
 
-    That a global factor keeps the entropy near the target is the paper's (arXiv 2510.10959); the step rule is our reading.
+    *Source* (arXiv 2510.10959): a global factor, updated all the time, keeps the entropy near the target. *Reading*: the step rules.
+    docs/control.md says which was chosen, why, and where its gains come from.
 
     Args:
-        controller: ``proportional`` alpha <- clip(alpha + eta (H* - H_k) / H*, 0, alpha_max), or ``sign`` with sign(H* - H_k).
-        eta: step: per unit of relative error (proportional) or as it is (sign), above 0.
+        controller: ``pi`` alpha <- alpha + kp (e_k - e_{k-1}) + ki e_k with e = (H* - H_k) / H*, ``proportional`` alpha + eta e (which
+            integrates the error), or ``sign`` alpha + eta sign(e), all clipped to [alpha_min, alpha_max]. Left out it is ``pi``, or
+            ``proportional`` where eta is given.
+        kp: gain of ``pi`` per change of the relative error, above 0; given together with ki.
+        ki: gain of ``pi`` per relative error and rollout, above 0. Without both: .4 and .03.
+        eta: step of ``proportional`` per relative error (.05), or of ``sign`` as it is (.005), above 0.
         alpha_max: largest alpha, above 0.
         alpha_init: alpha of the first rollout.
         smoothing: memory in [0, 1) of an exponential average of H_k that the controller sees; 0 is H_k itself.
+        alpha_min: smallest alpha, at most 0; below 0 the coefficient may pull the entropy down to its target, too.
 
     Raises:
-        ConfigError: an option is out of range.
+        ConfigError: an option is out of range, or belongs to another controller.
     """
 
     needs_anchor = True
 
     def __init__(
         self,
-        controller: Literal["proportional", "sign"] = "proportional",
-        eta: float = 0.05,
+        controller: Literal["pi", "proportional", "sign"] | None = None,
+        eta: float | None = None,
         alpha_max: float = 1.0,
         alpha_init: float = 0.0,
         smoothing: float = 0.0,
+        kp: float | None = None,
+        ki: float | None = None,
+        alpha_min: float = 0.0,
     ) -> None:
         super().__init__()
-        kinds: dict[str, type[ProportionalController] | type[SignController]] = {
-            "proportional": ProportionalController,
-            "sign": SignController,
-        }
-        if controller not in kinds:
-            raise ConfigError(f"controller: must be one of {', '.join(kinds)}, got {controller!r}")
-        self.controller: Controller = kinds[controller](eta=eta, alpha_max=alpha_max, alpha_init=alpha_init)
+        kind = controller if controller is not None else "pi" if eta is None else "proportional"
+        given = {name: value for name, value in {"eta": eta, "kp": kp, "ki": ki}.items() if value is not None}
+        check_gains(kind, given)
+        self.controller: Controller = CONTROLLERS[kind](**given, alpha_max=alpha_max, alpha_init=alpha_init, alpha_min=alpha_min)
         self.average = ExponentialAverage(smoothing)
         self.seen: float | None = None
         self.alpha = alpha_init
 
     def limits(self) -> tuple[float, float]:
-        """0 and alpha_max."""
-        return 0.0, self.controller.alpha_max
+        """alpha_min and alpha_max."""
+        return self.controller.alpha_min, self.controller.alpha_max
 
     def advance(self, batch: RolloutBatch) -> None:
         """One controller update. From alpha = 0 it recovers as soon as the entropy is below the target."""
         assert batch.target_entropy is not None, "EntropyAnchor writes the target before this callback runs"
-        self.seen = self.average.update(self.seen, batch.info.entropy)
-        self.alpha = self.controller.update(self.alpha, self.seen, batch.target_entropy)
+        before, self.seen = self.seen, self.average.update(self.seen, batch.info.entropy)
+        self.alpha = self.controller.update(self.alpha, self.seen, batch.target_entropy, before)
 
     def state_dict(self) -> dict[str, Any]:
-        """Alpha and what the smoothing has seen."""
+        """Alpha and what the smoothing has seen, which is also what the next change is measured from."""
         return super().state_dict() | {"seen": self.seen}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state back."""
         super().load_state_dict(state_dict)
         self.seen = state_dict["seen"]
+
+
+def check_gains(controller: str, given: dict[str, float]) -> None:
+    """Refuse an unknown controller, half of a pair of gains, and gains of another controller.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    if controller not in CONTROLLERS:
+        raise ConfigError(f"controller: must be one of {', '.join(CONTROLLERS)}, got {controller!r}")
+    gains = GAINS[controller]
+    if foreign := [name for name in given if name not in gains]:
+        raise ConfigError(
+            f"{foreign[0]}: controller {controller} has no such gain, its own are {' and '.join(gains)}; "
+            f"leave {foreign[0]} out or choose another controller"
+        )
+    if controller == "pi" and len(given) == 1:
+        there = next(iter(given))
+        missing = "ki" if there == "kp" else "kp"
+        raise ConfigError(f"{missing}: {there} is given without it; give both (tune-controller proposes them), or neither for the defaults")

@@ -14,7 +14,7 @@ from torch import Tensor
 from aer_lightning.algorithms.advantages import compute_advantages, soft_overlong_penalty
 from aer_lightning.algorithms.objectives import CovarianceObjective, kl_penalised_rewards
 from aer_lightning.data.engines.base import Completion, Engine, GenerationRequest, SamplingParams
-from aer_lightning.data.figures import group_figures, mean_entropy, outcome_rates
+from aer_lightning.data.figures import group_figures, mean_entropy, outcome_rates, tokens_by_correct
 from aer_lightning.data.rewards import Grade, Outcome, OutcomeLimits, Verifier
 from aer_lightning.data.seeds import sample_seed
 from aer_lightning.data.shaping import Shaping
@@ -209,7 +209,8 @@ class Collector:
         stats["generate_seconds"] = generated - started
         stats["score_seconds"] = time.perf_counter() - generated
         stats["generate_tokens_per_second"] = num_tokens / max(generated - started, 1e-9)
-        info = RolloutInfo(index, self.policy.weight_version, sampling.temperature, entropy, num_tokens, sizes.sequences, stats)
+        by_correct = tokens_by_correct(samples, sizes.responses, device)
+        info = RolloutInfo(index, self.policy.weight_version, sampling.temperature, entropy, num_tokens, sizes.sequences, stats, by_correct)
         return Rollout(
             info=info,
             steps=steps,

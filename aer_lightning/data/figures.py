@@ -48,3 +48,11 @@ def mean_entropy(samples: Sequence[Sample], device: torch.device | str) -> tuple
     ]
     total, count = sum_over_ranks(local, device)
     return total / max(count, 1.0), int(count)
+
+
+def tokens_by_correct(samples: Sequence[Sample], responses: int, device: torch.device | str) -> list[float]:
+    """[responses + 1] response tokens over all ranks, by how many of the sample's group are correct."""
+    counts = [0.0] * (responses + 1)
+    for s in samples:
+        counts[round(s.group_accuracy * responses)] += len(s.token_ids)
+    return sum_over_ranks(counts, device)

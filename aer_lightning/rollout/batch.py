@@ -23,6 +23,7 @@ class RolloutInfo:
         num_tokens: response tokens in the rollout.
         num_sequences: completions in the rollout.
         stats: further figures, logged as ``rollout/<name>``.
+        tokens_by_correct: [G + 1] response tokens of the groups with 0, 1, .. G right answers; difficulty weights are normalised with it.
     """
 
     index: int
@@ -32,6 +33,7 @@ class RolloutInfo:
     num_tokens: int
     num_sequences: int
     stats: dict[str, float] = field(default_factory=dict)
+    tokens_by_correct: list[float] = field(default_factory=list)
 
 
 @dataclass

@@ -13,13 +13,14 @@ from aer_lightning.rollout import RolloutBatch, RolloutInfo
 def make_batch(
     entropy: float = 0.4, *, index: int = 0, accuracy: Any = (0.0, 0.5), tokens: Any = None, first: bool = True, last: bool = True
 ):
-    """One micro-batch of a sequence per accuracy, with ``tokens`` response tokens each (2, 3, 4, ... if left out)."""
+    """One micro-batch of a sequence per accuracy (a multiple of .05), with ``tokens`` response tokens each (2, 3, 4, ... if left out)."""
     size = len(accuracy)
     tokens = list(tokens or range(2, size + 2))
     length = max(tokens) + 1
     response = torch.arange(length)[None] >= 1
     response = response & (torch.arange(length)[None] <= torch.tensor(tokens)[:, None])
     zeros = torch.zeros(size, length)
+    by_correct = [float(sum(n for n, g in zip(tokens, accuracy, strict=True) if round(20 * g) == c)) for c in range(21)]
     return RolloutBatch(
         input_ids=torch.ones(size, length, dtype=torch.long),
         attention_mask=torch.ones(size, length, dtype=torch.bool),
@@ -37,7 +38,7 @@ def make_batch(
         num_loss_tokens=float(sum(tokens)),
         num_sequences=float(size),
         max_tokens=8,
-        info=RolloutInfo(index, index, 1.0, entropy, int(sum(tokens)), size),
+        info=RolloutInfo(index, index, 1.0, entropy, int(sum(tokens)), size, tokens_by_correct=by_correct),
         first=first,
         last=last,
         entropy_coefficient=torch.zeros(size),

@@ -57,34 +57,43 @@ def test_share_of_tokens_under_regularisation_is_over_the_whole_rollout(stack, m
     stack.step([callback], make_batch(accuracy=(0.0, 1.0), tokens=(2, 6), last=False))
     assert "aer/active_tokens" not in stack.logged
     stack.step([callback], make_batch(accuracy=(0.0, 1.0), tokens=(7, 1), first=False))
-    assert stack.logged["aer/active_tokens"] == pytest.approx((2 + 7) / 16)
+    assert stack.logged["aer/active_tokens"] == stack.logged["aer/mean_coefficient"] == pytest.approx((2 + 7) / 16)
     stack.step([callback], make_batch(accuracy=(1.0, 1.0), index=1))
     assert stack.logged["aer/active_tokens"] == 0.0, "the next rollout counts anew"
 
 
+def test_a_negative_coefficient_is_regularisation_too(stack, make_batch):
+    callback = Counting()
+    callback.alpha = -0.1
+    stack.step([callback], make_batch(accuracy=(0.0, 1.0), tokens=(2, 6)))
+    assert stack.logged["aer/active_tokens"] == 1.0 and stack.logged["aer/mean_coefficient"] == pytest.approx(-0.1)
+
+
 def test_tokens_are_summed_over_ranks(stack, make_batch, monkeypatch):
     """The other rank has three times the tokens, none of them under regularisation."""
-    monkeypatch.setattr(coefficient, "sum_over_ranks", lambda values, device: [values[0], 4 * values[1]])
+    monkeypatch.setattr(coefficient, "sum_over_ranks", lambda values, device: [*values[:2], 4 * values[2]])
     callback = Counting()
     callback.alpha = 0.1
     stack.step([callback], make_batch(tokens=(3, 5)))
     assert stack.logged["aer/active_tokens"] == pytest.approx(0.25)
+    assert stack.logged["aer/mean_coefficient"] == pytest.approx(0.025)
 
 
 def test_each_rank_takes_back_its_own_count(stack, make_batch, monkeypatch):
-    state = {"alpha": 0.25, "rollouts": 3, "active": [[1.0, 2.0], [3.0, 4.0]]}
+    state = {"alpha": 0.25, "rollouts": 3, "sums": [[1.0, 0.1, 2.0], [3.0, 0.2, 4.0]]}
     monkeypatch.setattr(coefficient, "rank", lambda: 1)
     callback = Counting()
     callback.load_state_dict(state)
-    assert callback._active == [3.0, 4.0]
+    assert callback._sums == [3.0, 0.2, 4.0]
     monkeypatch.setattr(coefficient, "rank", lambda: 2)  # resumed on more ranks than there were
     callback.load_state_dict(state)
-    assert callback._active == [0.0, 0.0]
+    assert callback._sums == [0.0, 0.0, 0.0]
 
 
 MAKERS = {
     "fixed": lambda: FixedCoefficient(0.1),
     "global": lambda: GlobalCoefficient(eta=0.07, alpha_init=0.01, smoothing=0.3),
+    "pi": lambda: GlobalCoefficient(kp=0.3, ki=0.07, alpha_init=0.01, smoothing=0.3, alpha_min=-0.2),
     "skywork": lambda: SkyworkCoefficient(target=0.35, delta=0.003),
     "aent": lambda: AEntCoefficient(entropy_low=0.3, entropy_high=0.35, lr=0.1, alpha_init=0.02),
 }

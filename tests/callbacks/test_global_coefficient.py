@@ -22,10 +22,36 @@ def test_sign_steps_by_hand(stack):
     assert [row["aer/alpha"] for row in rows] == pytest.approx([0.2, 0.1, 0.1, 0.2, 0.3])
 
 
-@pytest.mark.parametrize("controller", ["proportional", "sign"])
+def test_pi_steps_by_hand(stack):
+    """H* = 0.2: errors -1, 0, .5, .25; the first has no change, the last comes down by .25."""
+    rows = stack.rollouts(aer(controller="pi", kp=0.2, ki=0.1, alpha_init=0.2), [0.4, 0.2, 0.1, 0.15, 0.2])
+    first = 0.2 - 0.1
+    expected = [0.2, first, first + 0.2, first + 0.2 + 0.1 + 0.05, first + 0.35 - 0.05 + 0.025]
+    assert [row["aer/alpha"] for row in rows] == pytest.approx(expected)
+
+
+def test_pi_goes_below_zero_where_it_may(stack):
+    rows = stack.rollouts(aer(kp=0.1, ki=0.1, alpha_min=-0.15), [0.4, 0.4, 0.4, 0.2, 0.2])
+    assert [row["aer/alpha"] for row in rows] == pytest.approx([0.0, -0.1, -0.15, -0.15, -0.05])
+    assert [row["aer/at_limit"] for row in rows] == [0, 0, -1, -1, 0]
+    assert rows[1]["aer/active_tokens"] == 1.0
+
+
+def test_which_controller_is_built():
+    kinds = {
+        "PIController": [{}, {"controller": "pi"}, {"kp": 0.2, "ki": 0.1}],
+        "ProportionalController": [{"eta": 0.1}, {"controller": "proportional"}],
+        "SignController": [{"controller": "sign"}],
+    }
+    for name, options in kinds.items():
+        assert {type(GlobalCoefficient(**kwargs).controller).__name__ for kwargs in options} == {name}
+
+
+@pytest.mark.parametrize("controller", ["pi", "proportional", "sign"])
 def test_alpha_recovers_from_zero(stack, controller):
     """It is driven to 0 by an entropy far above the target, and leaves it in the very rollout after the entropy has fallen below."""
-    callbacks = aer(controller=controller, eta=0.05, alpha_init=0.02)
+    gains = {"kp": 0.05, "ki": 0.05} if controller == "pi" else {"eta": 0.05}
+    callbacks = aer(controller=controller, alpha_init=0.02, **gains)
     rows = stack.rollouts(callbacks, [0.8, 0.8, 0.8, 0.3, 0.3, 0.3])
     alphas = [row["aer/alpha"] for row in rows]
     assert alphas[1:4] == [0.0, 0.0, 0.0] and 0 < alphas[4] < alphas[5]
@@ -80,8 +106,21 @@ def test_the_target_of_the_whole_rollout_is_the_same(stack, make_batch):
 
 @pytest.mark.parametrize(
     ("options", "name"),
-    [({"eta": 0.0}, "eta"), ({"alpha_max": 0.1, "alpha_init": 0.2}, "alpha_init"), ({"controller": "product"}, "controller")],
+    [
+        ({"eta": 0.0}, "eta"),
+        ({"alpha_max": 0.1, "alpha_init": 0.2}, "alpha_init"),
+        ({"controller": "product"}, "controller"),
+        ({"kp": 0.3}, "ki"),
+        ({"ki": 0.3}, "kp"),
+        ({"controller": "pi", "kp": -0.3, "ki": 0.1}, "kp"),
+        ({"kp": 0.3, "ki": -0.1}, "ki"),
+        ({"controller": "pi", "eta": 0.1}, "eta"),
+        ({"controller": "sign", "kp": 0.1, "ki": 0.1}, "kp"),
+        ({"kp": 0.1, "ki": 0.1, "eta": 0.1}, "kp"),
+        ({"alpha_min": 0.1, "alpha_init": 0.2}, "alpha_min"),
+    ],
 )
 def test_options_are_checked_when_built(options, name):
-    with pytest.raises(ConfigError, match=rf"^{name}: "):
+    with pytest.raises(ConfigError, match=rf"^{name}: ") as caught:
         GlobalCoefficient(**options)
+    assert "\n" not in str(caught.value)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from aer_lightning.data.figures import group_figures, mean_entropy, outcome_rates
+from aer_lightning.data.figures import group_figures, mean_entropy, outcome_rates, tokens_by_correct
 from aer_lightning.rollout import Sample
 
 
@@ -31,3 +31,7 @@ def test_each_outcome_has_a_rate():
 def test_entropy_is_a_mean_over_tokens_not_over_sequences():
     value, count = mean_entropy([s for g in GROUPS for s in g], "cpu")
     assert count == 12 and value == pytest.approx((3 * 2 * 1.0 + 6 * 2.0) / 12)
+
+
+def test_tokens_are_counted_by_how_many_of_the_group_are_right():
+    assert tokens_by_correct([s for g in GROUPS for s in g], 2, "cpu") == [4.0, 8.0, 0.0]

@@ -42,6 +42,7 @@ def before_loading(monkeypatch):
         ("--data.init_args.engine=Imaginary", ["engine", "Imaginary"]),
         ("--data.init_args.engine.class_path=aer_lightning.data.engines.Imaginary", ["engine", "Imaginary"]),
         ("--trainer.callbacks.rho=3", ["rho", "at most 1"]),
+        ("--trainer.callbacks.max_scale=.5", ["max_scale", "at least 1"]),
         ("--trainer.accumulate_grad_batches=5", ["trainer.accumulate_grad_batches", "leave it out"]),
         (
             "--model.init_args.objective=aer_lightning.algorithms.objectives.KLCovObjective",
@@ -66,6 +67,9 @@ def test_bad_options_are_refused_before_anything_is_loaded(cli, small, random_mo
         ([("DifficultyCoefficient", {"rho": 0.5})], ["DifficultyCoefficient", "GlobalCoefficient"]),
         ([("GlobalCoefficient", {})], ["GlobalCoefficient", "EntropyAnchor"]),
         ([("GlobalCoefficient", {"controller": "multiplicative"}), ("EntropyAnchor", {})], ["controller"]),
+        ([("EntropyAnchor", {}), ("GlobalCoefficient", {"kp": 0.3})], ["ki", "kp is given without it"]),
+        ([("EntropyAnchor", {}), ("GlobalCoefficient", {"kp": -0.3, "ki": 0.1})], ["kp", "above 0"]),
+        ([("EntropyAnchor", {}), ("GlobalCoefficient", {"controller": "pi", "eta": 0.1})], ["eta", "kp and ki"]),
     ],
 )
 def test_entropy_stacks_that_make_no_sense(cli, small, random_model, tmp_path, before_loading, callbacks, words):

@@ -8,7 +8,16 @@ from collections import Counter
 import pytest
 import torch
 
-COLUMNS = ("train/loss", "train/policy_loss", "train/entropy_bonus", "rollout/entropy", "rollout/reward", "aer/alpha", "aer/active_tokens")
+COLUMNS = (
+    "train/loss",
+    "train/policy_loss",
+    "train/entropy_bonus",
+    "rollout/entropy",
+    "rollout/reward",
+    "aer/alpha",
+    "aer/active_tokens",
+    "aer/mean_coefficient",
+)
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +28,7 @@ def results(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("strategies")
     out = {}
-    stack = [("EntropyAnchor", {}), ("GlobalCoefficient", {"alpha_init": 0.05}), ("DifficultyCoefficient", {})]
+    stack = [("EntropyAnchor", {}), ("GlobalCoefficient", {"alpha_init": 0.05}), ("DifficultyCoefficient", {"normalize": True})]
     overlay_path = folder / "stack.json"
     listed = [{"class_path": f"aer_lightning.callbacks.{name}", "init_args": args} for name, args in stack]
     overlay_path.write_text(json.dumps({"trainer": {"callbacks": listed}}))

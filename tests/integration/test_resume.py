@@ -34,7 +34,7 @@ class Diary(pl.Callback):
 
 
 def stack():
-    return [EntropyAnchor(tau=1.5), GlobalCoefficient(eta=0.1, smoothing=0.5), DifficultyCoefficient(rho=0.7)]
+    return [EntropyAnchor(tau=1.5), GlobalCoefficient(kp=0.3, ki=0.1, smoothing=0.5), DifficultyCoefficient(rho=0.7, normalize=True)]
 
 
 def state(trainer, module):
