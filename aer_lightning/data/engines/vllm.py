@@ -21,6 +21,7 @@ _GIB = 1 << 30
 # below this size the barriers between threads cost more than the threads bring (measured: 12 times slower on 2 busy cores at 1M)
 _SINGLE_THREAD_PARAMETERS = 50_000_000
 _BUCKET_BYTES = 512 << 20
+_ROUND_TOKENS = 2048  # prompt tokens that vLLM reads in one scheduling round on a CPU, unless one sequence is longer
 
 
 class VLLMEngine(Engine):
@@ -121,6 +122,11 @@ class VLLMEngine(Engine):
             "trust_remote_code": self.trust_remote_code,
             "seed": seed % 2**32,
         }
+        if on_cpu:
+            # A prompt that is split over two scheduling rounds makes vLLM rewind the generator of its request, which a CPU generator
+            # cannot do; on a GPU it can, and splitting stays on. Every prompt and every preempted sequence then has to fit in one round.
+            llm["enable_chunked_prefill"] = False
+            llm["max_num_batched_tokens"] = max(_ROUND_TOKENS, max_model_len, self.max_num_seqs)
         kv_cache_gib = self.kv_cache_gib
         if kv_cache_gib is None and on_cpu and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
             kv_cache_gib = _kv_cache_gib(config, self.max_num_seqs, max_model_len, self._dtype.itemsize)

@@ -76,7 +76,8 @@ def engines(folders, tmp_path_factory):
         for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
             patch.setenv(name, value)
         before = state_of_the_process()
-        made = {tied: VLLMEngine(max_num_seqs=32) for tied in (False, True)}
+        # one with prefix caching and one without; enough sequences at once for more prompt tokens than a scheduling round takes
+        made = {tied: VLLMEngine(max_num_seqs=96, enable_prefix_caching=tied) for tied in (False, True)}
         for tied, engine in made.items():
             engine.start(folders("qwen3", tied)[0], max_model_len=64, device=CPU, seed=3)
         for tied, engine in made.items():
@@ -169,6 +170,21 @@ class TestRealEngine:
         completions = engine.generate(make_requests(20, 10), SamplingParams(1.5, 12))
         assert any(completion.token_ids == [END] for completion in completions), "the test needs a completion that ends at once"
         assert all(completion.token_ids and len(completion.token_ids) == len(completion.logprobs) for completion in completions)
+
+    @pytest.mark.parametrize("prefix_caching", [False, True])
+    @pytest.mark.parametrize("sampling", [SamplingParams(1.0, 16), SamplingParams(0.8, 16, top_p=0.9), SamplingParams(0.0, 16)])
+    def test_more_prompt_tokens_than_one_scheduling_round_takes(self, synced, prefix_caching, sampling):
+        """Training samples from the whole softmax, evaluation from a nucleus or greedily; each sample is what it is alone."""
+        engine, model = synced(prefix_caching)
+        requests = make_requests(48, 2, shortest=40, longest=48)
+        assert sum(len(request.prompt_ids) for request in requests) > 2 * 2048 - 512
+        completions = engine.generate(requests, sampling)
+        if sampling.top_p == 1:
+            assert_faithful(model, requests, completions, sampling.temperature or 1.0, 16)
+        for index in (0, 47, 95):
+            alone = engine.generate([requests[index]], sampling)[0]
+            assert alone.token_ids == completions[index].token_ids
+            assert alone.logprobs == pytest.approx(completions[index].logprobs, abs=1e-4)
 
     def test_wrong_weights_are_refused_and_leave_the_engine_unsynced(self, synced):
         engine, model = synced(False)
