@@ -1,5 +1,6 @@
-"""Where prompts come from: Countdown, JSONL files, the Hugging Face hub, and presets for benchmarks. No heavy imports."""
+"""Where prompts come from: Countdown, arithmetic, JSONL files, the Hugging Face hub, and presets for benchmarks. No heavy imports."""
 
+from aer_lightning.data.prompts.arithmetic import ArithmeticPrompts
 from aer_lightning.data.prompts.base import Prompt, PromptSource
 from aer_lightning.data.prompts.benchmarks import AIME24, AIME25, AMC23, GSM8K, MATH500
 from aer_lightning.data.prompts.countdown import CountdownPrompts
@@ -12,6 +13,7 @@ __all__ = [
     "AMC23",
     "GSM8K",
     "MATH500",
+    "ArithmeticPrompts",
     "CountdownPrompts",
     "HubPrompts",
     "JsonlPrompts",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aer_lightning.data.prompts import CountdownPrompts, PromptSource
-from aer_lightning.data.prompts.countdown import VALIDATION_PART, CounterRandom, interleave
+from aer_lightning.data.prompts.generated import VALIDATION_PART, CounterRandom
 from aer_lightning.errors import ConfigError
 
 
@@ -92,19 +92,6 @@ def test_prompts_stay_the_same_for_ever():
     ]
 
 
-def test_splitmix64_gives_the_published_numbers():
-    rng = CounterRandom("any")
-    rng._state = 1234567
-    assert [rng.bits() for _ in range(3)] == [6457827717110365317, 3203168211198807973, 9817491932198370423]
-
-
-def test_below_is_uniform():
-    rng = CounterRandom("uniform", 1)
-    counts = Counter(rng.below(7) for _ in range(14_000))
-    assert set(counts) == set(range(7))
-    assert sum((count - 2000) ** 2 / 2000 for count in counts.values()) < 22.5  # chi-square, 6 degrees, p = 0.001
-
-
 @pytest.mark.parametrize("mix", [(1, 1, 1), (1, 2, 1), (3, 1, 5)])
 def test_every_window_of_a_block_has_the_configured_mix(mix):
     source = CountdownPrompts(numbers=(2, 3, 4), mix=mix)
@@ -113,13 +100,6 @@ def test_every_window_of_a_block_has_the_configured_mix(mix):
     for start in range(3 * block):
         window = Counter(labels[start : start + block])
         assert [window[label] for label in source.labels] == list(mix)
-
-
-def test_interleave_spreads_evenly():
-    pattern = interleave((1, 2, 5))
-    for length in range(1, 9):
-        for j, part in enumerate((1, 2, 5)):
-            assert abs(pattern[:length].count(j) - part * length / 8) <= 1
 
 
 def test_splits_are_disjoint_whatever_the_seeds():
@@ -198,7 +178,7 @@ def test_impossible_options_are_refused(options, message):
 
 
 def test_more_problems_than_there_are(monkeypatch):
-    monkeypatch.setattr("aer_lightning.data.prompts.countdown.MAX_ATTEMPTS", 3000)
+    monkeypatch.setattr("aer_lightning.data.prompts.generated.MAX_ATTEMPTS", 3000)
     with pytest.raises(ConfigError, match=r"prompts.size: only \d+ distinct train problems found, 50 asked for"):
         CountdownPrompts(numbers=(2,), max_number=3, size=50).load()
     with pytest.raises(ConfigError, match="no validation problem with 2 numbers"):
