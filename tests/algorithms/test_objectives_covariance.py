@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from aer_lightning.algorithms.objectives import ClipCovObjective, ClipObjective, KLCovObjective, LossInputs, counter_uniform, finish_metrics
+from aer_lightning.algorithms.objectives import (
+    ClipCovObjective,
+    ClipObjective,
+    CovarianceStatistics,
+    KLCovObjective,
+    LossInputs,
+    counter_uniform,
+    finish_metrics,
+)
 
 B, T = 9, 12
 
@@ -74,14 +82,15 @@ def test_clip_cov_drops_random_candidates_and_nothing_else(seed):
     loss, metrics = objective(inputs)
     loss.backward()
     covariance, ratio = loop_covariance(case), np.exp(case["logprob"] - case["old"])
-    candidates = [p for p, value in covariance.items() if 0.3 < value < 2.0]
+    clipped_places = {(i, t) for i, t in covariance if (ratio[i, t] > 1.2 if case["advantage"][i] > 0 else ratio[i, t] < 0.8)}
+    candidates = [p for p, value in covariance.items() if 0.3 < value < 2.0 and p not in clipped_places]
     probability = 0.15 * len(covariance) / len(candidates)
     assert 0 < probability < 1
     expected, dropped = 0.0, 0
     for i, t in covariance:
         a, r = case["advantage"][i], ratio[i, t]
-        clipped = (a > 0 and r > 1.2) or (a < 0 and r < 0.8)
-        if (i, t) in candidates and not clipped and python_uniform(seed, i, t) < probability:
+        clipped = (i, t) in clipped_places
+        if (i, t) in candidates and python_uniform(seed, i, t) < probability:
             dropped += 1
             assert inputs.logprob.grad[i, t] == 0
             continue
@@ -91,14 +100,33 @@ def test_clip_cov_drops_random_candidates_and_nothing_else(seed):
     assert finish_metrics(metrics)["covariance_selected"] == pytest.approx(dropped / len(covariance))
 
 
-def test_clip_cov_drops_the_share_that_was_asked_for_and_differs_between_seeds():
+def share_dropped(case, objective, **extra):
+    return np.mean([finish_metrics(objective(make_inputs(case, seed=seed, **extra))[1])["covariance_selected"] for seed in range(500)])
+
+
+def test_clip_cov_drops_the_share_that_was_asked_for_also_beside_the_ratio_clip():
+    """The count is over the candidates that the ratio clip leaves: with half of the tokens clipped as many are dropped as with none."""
+    case = make_case(3)
+    objective = ClipCovObjective(clip_share=0.02, cov_low=0.2, cov_high=5.0)
+    tolerance = 5 * math.sqrt(0.02 / case["mask"].sum() / 500)
+    outside = np.random.default_rng(0).random((B, T)) < 0.5
+    for off in (0.0, 0.25):
+        case["old"] = case["logprob"] - off * outside * np.sign(case["advantage"])[:, None]
+        assert share_dropped(case, objective) == pytest.approx(0.02, abs=tolerance)
+    # Statistics from before the updates know of no clip: the clipped candidates are not made up for.
+    given = objective.statistics(*(torch.tensor(case[name]) for name in ("old", "advantage", "mask")))
+    rested = loop_covariance(case | {"logprob": case["old"]})
+    candidates = [p for p, value in rested.items() if 0.2 < value < 5.0]
+    left = sum(not outside[p] for p in candidates) / len(candidates)
+    assert share_dropped(case, objective, covariance=given) == pytest.approx(0.02 * left, abs=tolerance)
+    assert left < 0.9
+
+
+def test_a_share_that_all_candidates_cannot_fill_drops_them_all_and_none_without_any():
     case = make_case(3)
     case["old"] = case["logprob"]
-    objective = ClipCovObjective(clip_share=0.02, cov_low=0.2, cov_high=5.0)
-    shares = [finish_metrics(objective(make_inputs(case, seed=seed))[1])["covariance_selected"] for seed in range(1500)]
-    tokens = case["mask"].sum()
-    assert np.mean(shares) == pytest.approx(0.02, abs=5 * math.sqrt(0.02 / tokens / 1500))
-    assert len(set(shares)) > 2
+    candidates = [v for v in loop_covariance(case).values() if 0.2 < v < 5.0]
+    assert share_dropped(case, ClipCovObjective(clip_share=1.0, cov_low=0.2)) == pytest.approx(len(candidates) / case["mask"].sum())
 
 
 @pytest.mark.parametrize("share", [1e-4, 0.1, 0.5, 1.0])
@@ -121,13 +149,44 @@ def test_kl_cov_penalises_the_largest_covariances(share):
     assert finish_metrics(metrics)["covariance_selected"] == pytest.approx(count / len(covariance))
 
 
-def test_equal_advantages_select_no_token():
+@pytest.mark.parametrize("share", [0.05, 0.31, 0.5, 1.0])
+def test_kl_cov_takes_exactly_k_on_ties_and_of_equals_the_first(share):
+    """Three values of log-probability and two of advantage make covariances of six values only."""
+    rng = np.random.default_rng(8)
+    case = make_case(5) | {"logprob": rng.choice([-1.0, -2.0, -3.7], (B, T)), "advantage": rng.choice([-1.0, 2.5], B)}
+    case["old"] = case["logprob"] - 1e-3  # off r = 1, where |d| has a slope
+    covariance = {p: round(v, 9) for p, v in loop_covariance(case).items()}
+    count = max(1, int(share * len(covariance)))
+    chosen = sorted(covariance, key=lambda p: (-covariance[p], p))[:count]
+    inputs, plain = make_inputs(case), make_inputs(case)
+    KLCovObjective(kl_share=share, kl_coefficient=7.0)(inputs)[0].backward()
+    KLCovObjective(kl_share=share, kl_coefficient=0.0)(plain)[0].backward()
+    extra = (inputs.logprob.grad - plain.logprob.grad) * len(covariance)
+    assert extra[torch.tensor(case["mask"])].count_nonzero() == count
+    assert {tuple(p) for p in extra.nonzero().tolist()} == set(chosen)
+
+
+def test_kl_cov_takes_exactly_k_of_the_step_whatever_the_micro_batches_and_the_updates_before():
+    case = make_case(6)
+    case["advantage"] = np.sign(case["advantage"])
+    case["old"] = np.round(case["old"], 1)  # ties
+    objective = KLCovObjective(kl_share=0.3)
+    index = torch.arange(B) * 3 + 1
+    given = objective.statistics(*(torch.tensor(case[n]) for n in ("old", "advantage", "mask")), index)
+    as_numbers = CovarianceStatistics(**{name: float(value) for name, value in vars(given).items()})  # as a batch carries them
+    tokens, selected = case["mask"].sum(), 0.0
+    for rows in (slice(0, 2), slice(2, 5), slice(5, B)):
+        part = {name: value[rows] for name, value in case.items()}
+        total, _ = objective(make_inputs(part, covariance=as_numbers, sequence_index=index[rows]))[1]["covariance_selected"]
+        selected += float(total)
+    assert selected == int(0.3 * tokens)
+
+
+def test_equal_advantages_still_select_exactly_k():
     case = make_case(5)
     case["advantage"] = np.zeros(B)
-    inputs = make_inputs(case)
-    loss, metrics = KLCovObjective(kl_share=0.5)(inputs)
-    assert loss.item() == 0
-    assert finish_metrics(metrics)["covariance_selected"] == 0
+    metrics = KLCovObjective(kl_share=0.5)(make_inputs(case))[1]
+    assert finish_metrics(metrics)["covariance_selected"] == int(0.5 * case["mask"].sum()) / case["mask"].sum()
 
 
 def test_statistics_of_the_step_replace_those_of_the_micro_batch():

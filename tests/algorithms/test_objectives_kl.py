@@ -1,4 +1,4 @@
-"""KL estimators, the entropy bonus and the importance weights, against loops and against exact sums over a small vocabulary."""
+"""KL estimators and the importance weights, against loops and against exact sums over a small vocabulary."""
 
 import math
 
@@ -9,7 +9,6 @@ import torch
 from aer_lightning.algorithms.objectives import (
     ImportanceWeights,
     LossInputs,
-    entropy_bonus,
     finish_metrics,
     kl_loss,
     kl_penalised_rewards,
@@ -96,18 +95,37 @@ def test_kl_refuses_what_it_cannot_do():
         kl_penalised_rewards(torch.zeros(B), torch.tensor(LOGPROB), torch.tensor(OTHER), torch.tensor(MASK), -1.0)
 
 
-def test_entropy_bonus_is_a_weighted_sum_with_its_gradient():
-    entropy = torch.tensor(RNG.uniform(0, 2, (B, T)), requires_grad=True)
-    coefficient = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
-    bonus = entropy_bonus(entropy, torch.tensor(MASK), coefficient, 50)
-    bonus.backward()
-    expected = sum(coefficient[i].item() * entropy[i, t].item() for i, t in PLACES) / 50
-    assert bonus.item() == pytest.approx(expected)
-    torch.testing.assert_close(entropy.grad, torch.tensor(MASK) * coefficient[:, None] / 50)
-    halves = [
-        entropy_bonus(entropy[rows], torch.tensor(MASK)[rows], coefficient[rows], 50).item() for rows in (slice(0, 2), slice(2, None))
-    ]
-    assert sum(halves) == pytest.approx(bonus.item(), abs=1e-15)
+@pytest.mark.parametrize("far", [-60.0, -25.0, 25.0, 60.0])
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_kl_keeps_a_gradient_of_the_right_sign_at_large_differences(estimator, far):
+    logprob = torch.full((1, 1), far, dtype=torch.float32, requires_grad=True)
+    inputs = LossInputs(
+        logprob=logprob,
+        old_logprob=torch.zeros(1, 1),
+        advantage=torch.zeros(1),
+        mask=torch.ones(1, 1, dtype=torch.bool),
+        num_tokens=1,
+        num_sequences=1,
+        max_tokens=1,
+        reference_logprob=torch.zeros(1, 1),
+    )
+    loss, _ = kl_loss(inputs, estimator)
+    loss.backward()
+    slope = {"k1": 1.0, "k2": far, "k3": 1 - math.exp(min(-far, 20.0))}[estimator]
+    assert logprob.grad.item() == pytest.approx(slope, rel=1e-6)
+    value = {"k1": far, "k2": far * far / 2, "k3": math.exp(min(-far, 20)) * (1 + max(-far - 20, 0)) - 1 + far}[estimator]
+    assert loss.item() == pytest.approx(value, rel=1e-6)
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    reward = kl_penalised_rewards(torch.zeros(1), torch.full((1, 2), far), torch.zeros(1, 2), mask, 1.0, "k1")
+    assert reward.item() == pytest.approx(-2 * far), "the reward pays for all of it"
+
+
+def test_the_ratio_of_a_response_bounds_the_sum_and_not_each_token():
+    difference = torch.tensor([[-30.0, 25.0]], dtype=torch.float64)
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    weight, metrics = ImportanceWeights(level="sequence", cap=1e9)(difference, torch.zeros_like(difference), mask)
+    torch.testing.assert_close(weight, torch.full((1, 2), math.exp(-5), dtype=torch.float64))
+    assert finish_metrics(metrics)["importance_weight"] == pytest.approx(math.exp(-5))
 
 
 def loop_weights(mode, level, cap, low):

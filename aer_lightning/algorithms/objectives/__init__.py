@@ -11,12 +11,16 @@ A minimal use::
 from aer_lightning.algorithms.objectives.aggregation import Aggregation, aggregate
 from aer_lightning.algorithms.objectives.clip import CISPOObjective, ClipObjective
 from aer_lightning.algorithms.objectives.covariance import ClipCovObjective, CovarianceObjective, KLCovObjective
+from aer_lightning.algorithms.objectives.entropy import entropy_bonus, peak_entropy_mask
 from aer_lightning.algorithms.objectives.importance import ImportanceWeights, mismatch_metrics
 from aer_lightning.algorithms.objectives.inputs import CovarianceStatistics, LossInputs, Objective
-from aer_lightning.algorithms.objectives.kl import KLEstimator, entropy_bonus, kl_loss, kl_penalised_rewards, kl_penalty
+from aer_lightning.algorithms.objectives.kl import KLEstimator, kl_loss, kl_penalised_rewards, kl_penalty
 from aer_lightning.algorithms.objectives.metrics import Metrics, finish_metrics, merge_metrics, reduces_by_max
 from aer_lightning.algorithms.objectives.randomness import counter_uniform
-from aer_lightning.algorithms.objectives.sequence import GSPOObjective
+from aer_lightning.algorithms.objectives.repo import REPORObjective
+from aer_lightning.algorithms.objectives.reweighting import EntroPICObjective, PositiveAdvantageObjective, STAREObjective
+from aer_lightning.algorithms.objectives.sapo import SAPOObjective
+from aer_lightning.algorithms.objectives.sequence import GMPOObjective, GSPOObjective
 
 __all__ = [
     "Aggregation",
@@ -25,6 +29,8 @@ __all__ = [
     "ClipObjective",
     "CovarianceObjective",
     "CovarianceStatistics",
+    "EntroPICObjective",
+    "GMPOObjective",
     "GSPOObjective",
     "ImportanceWeights",
     "KLCovObjective",
@@ -32,6 +38,10 @@ __all__ = [
     "LossInputs",
     "Metrics",
     "Objective",
+    "PositiveAdvantageObjective",
+    "REPORObjective",
+    "SAPOObjective",
+    "STAREObjective",
     "aggregate",
     "counter_uniform",
     "entropy_bonus",
@@ -41,5 +51,6 @@ __all__ = [
     "kl_penalty",
     "merge_metrics",
     "mismatch_metrics",
+    "peak_entropy_mask",
     "reduces_by_max",
 ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from aer_lightning.algorithms.objectives.aggregation import Aggregation, aggregate, check_aggregation
+from aer_lightning.algorithms.objectives.entropy import check_quantile, peak_entropy_mask
 from aer_lightning.algorithms.objectives.inputs import LossInputs
 from aer_lightning.algorithms.objectives.metrics import Metrics, masked_max_metric, masked_mean_metric
 from aer_lightning.errors import ConfigError
@@ -59,45 +61,77 @@ def clip_metrics(ratio: Tensor, advantage: Tensor, mask: Tensor, clip_low: float
     }
 
 
+def clipped_surrogate(
+    inputs: LossInputs, advantage: Tensor, clip_low: float, clip_high: float, dual_clip: float | None = None
+) -> tuple[Tensor, Metrics]:
+    """The clipped loss of each token and its metrics: what the objectives share that reweight tokens and clip as the plain one does.
+
+    Args:
+        inputs: of the micro-batch.
+        advantage: [B, 1] or [B, T], in the place of the inputs' own.
+        clip_low, clip_high: distances below and above 1.
+        dual_clip: see ``ClipObjective``.
+
+    Returns:
+        [B, T] losses, not yet masked; clip_fraction_low / _high (and _dual), ratio, ratio_max, approx_kl.
+    """
+    log_ratio = inputs.log_ratio()
+    ratio = log_ratio.exp()
+    loss = clipped_token_loss(ratio, advantage, clip_low, clip_high)
+    metrics = ratio_metrics(log_ratio, inputs.mask) | clip_metrics(ratio, advantage, inputs.mask, clip_low, clip_high)
+    if dual_clip is not None:
+        negative = advantage < 0
+        loss = torch.where(negative, torch.minimum(loss, -dual_clip * advantage), loss)
+        metrics["clip_fraction_dual"] = masked_mean_metric(negative & (ratio.detach() > dual_clip), inputs.mask)
+    return loss, metrics
+
+
 @dataclass(frozen=True)
 class ClipObjective:
     """The plain one: PPO's clipped surrogate on token ratios, with group-relative advantages (GRPO).
 
     Per token -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) with r = pi / pi_old. ``clip_high > clip_low`` is DAPO's
     Clip-Higher. With ``dual_clip`` c, tokens with A < 0 lose no more than -c A, which stops a huge ratio from a negative
-    advantage from taking over the step.
+    advantage from taking over the step. With ``entropy_quantile`` q the policy loss counts only tokens whose entropy is above the
+    q-quantile of their response; the others stay in the denominator.
 
-    Sources: PPO arXiv 1707.06347; GRPO arXiv 2402.03300; Clip-Higher arXiv 2503.14476; dual clip arXiv 1912.09729.
+    Sources: PPO arXiv 1707.06347; GRPO arXiv 2402.03300; Clip-Higher arXiv 2503.14476; dual clip arXiv 1912.09729; the tokens of
+    highest entropy alone: arXiv 2506.01939, which takes the quantile (0.8) over the batch. A callback may move ``clip_high`` once a
+    rollout: ``ADAPOClip``.
 
     Args:
         clip_low: distance below 1 at which the ratio is clipped, in (0, 1].
         clip_high: distance above 1 at which the ratio is clipped.
         dual_clip: bound on the ratio where the advantage is negative, above 1; null for none.
         aggregation: denominator of the loss.
+        entropy_quantile: share of a response's tokens, those of lowest entropy, without policy loss, in [0, 1); null for all tokens.
     """
 
     clip_low: float = 0.2
     clip_high: float = 0.2
     dual_clip: float | None = None
     aggregation: Aggregation = "token_mean"
+    entropy_quantile: float | None = None
+    reads: ClassVar[tuple[str, ...]] = ("clip_high",)
 
     def __post_init__(self) -> None:
         check_clip(self.clip_low, self.clip_high)
         check_aggregation(self.aggregation)
+        if self.entropy_quantile is not None:
+            check_quantile(self.entropy_quantile, "entropy_quantile")
         if self.dual_clip is not None and not self.dual_clip > 1 + self.clip_high:
             raise ConfigError(f"dual_clip: must be above 1 + clip_high = {1 + self.clip_high}, or null for none, got {self.dual_clip}")
 
     def __call__(self, inputs: LossInputs) -> tuple[Tensor, Metrics]:
         """Return the loss and clip_fraction_low / _high (and _dual), ratio, ratio_max, approx_kl."""
-        log_ratio = inputs.log_ratio()
-        ratio = log_ratio.exp()
-        advantage = inputs.advantage[:, None].to(ratio.dtype)
-        loss = clipped_token_loss(ratio, advantage, self.clip_low, self.clip_high)
-        metrics = ratio_metrics(log_ratio, inputs.mask) | clip_metrics(ratio, advantage, inputs.mask, self.clip_low, self.clip_high)
-        if self.dual_clip is not None:
-            negative = advantage < 0
-            loss = torch.where(negative, torch.minimum(loss, -self.dual_clip * advantage), loss)
-            metrics["clip_fraction_dual"] = masked_mean_metric(negative & (ratio.detach() > self.dual_clip), inputs.mask)
+        advantage = inputs.advantage[:, None].to(inputs.logprob.dtype)
+        loss, metrics = clipped_surrogate(inputs, advantage, self.clip_low, inputs.scalars.get("clip_high", self.clip_high), self.dual_clip)
+        if self.entropy_quantile is not None:
+            if inputs.entropy is None:
+                raise ValueError("entropy_quantile needs LossInputs.entropy")
+            kept = peak_entropy_mask(inputs.entropy, inputs.mask, self.entropy_quantile)
+            metrics["entropy_selected"] = masked_mean_metric(kept, inputs.mask)
+            loss = torch.where(kept, loss, torch.zeros_like(loss))
         return aggregate(loss, inputs, self.aggregation), metrics
 
 

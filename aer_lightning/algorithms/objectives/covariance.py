@@ -16,20 +16,25 @@ from aer_lightning.algorithms.objectives.clip import check_clip, clip_metrics, c
 from aer_lightning.algorithms.objectives.inputs import CovarianceStatistics, LossInputs
 from aer_lightning.algorithms.objectives.metrics import Metrics, masked_mean_metric
 from aer_lightning.algorithms.objectives.randomness import counter_uniform
+from aer_lightning.algorithms.objectives.selection import is_selected, judged_logprob, largest, sequence_index, token_order
 from aer_lightning.errors import ConfigError
 
 
 @runtime_checkable
 class CovarianceObjective(Protocol):
-    """An objective that selects tokens by statistics of the whole optimizer step."""
+    """An objective that selects tokens by statistics of the whole optimizer step, taken when the rollout was scored.
 
-    def statistics(self, logprob: Tensor, advantage: Tensor, mask: Tensor) -> CovarianceStatistics:
+    What was counted is what is selected: given statistics, tokens are compared by their old log-probability, on which they rest.
+    """
+
+    def statistics(self, logprob: Tensor, advantage: Tensor, mask: Tensor, sequence_index: Tensor | None = None) -> CovarianceStatistics:
         """Statistics for ``LossInputs.covariance``.
 
         Args:
             logprob: [S, T] log-probabilities of the step's responses on all ranks, when the rollout was scored.
             advantage: [S].
             mask: [S, T] bool of response tokens.
+            sequence_index: [S] place of each response in the rollout, which orders equal tokens; 0, 1, ... if left out.
         """
         ...
 
@@ -57,7 +62,9 @@ class ClipCovObjective:
 
     Source: arXiv 2505.22617 (Clip-Cov). Its code draws a fixed number, at least one, in each micro-batch; here each candidate
     is dropped independently with probability clip_share * tokens / candidates, the same expected number without the
-    minimum of one, so that the choice depends on neither micro-batches nor ranks (given ``LossInputs.covariance``).
+    minimum of one, so that the choice depends on neither micro-batches nor ranks (given ``LossInputs.covariance``). Statistics of a
+    step are taken before its updates, when no ratio is clipped: of the number asked for, the share that the clip has removed since is
+    not made up for. Without them the candidates of the micro-batch are counted that the clip leaves.
 
     Args:
         clip_low: distance below 1 at which the ratio is clipped, in (0, 1].
@@ -86,24 +93,28 @@ class ClipCovObjective:
     def _candidates(self, covariance: Tensor) -> Tensor:
         return (covariance > self.cov_low) & (covariance < self.cov_high)
 
-    def statistics(self, logprob: Tensor, advantage: Tensor, mask: Tensor) -> CovarianceStatistics:
+    def statistics(self, logprob: Tensor, advantage: Tensor, mask: Tensor, sequence_index: Tensor | None = None) -> CovarianceStatistics:
         """See ``CovarianceObjective.statistics``."""
+        return self._statistics(logprob, advantage, mask, torch.zeros_like(mask))
+
+    def _statistics(self, logprob: Tensor, advantage: Tensor, mask: Tensor, clipped: Tensor) -> CovarianceStatistics:
         means = CovarianceStatistics(*_means(logprob, advantage, mask))
-        candidates = self._candidates(token_covariance(logprob, advantage, mask, means)).sum()
+        candidates = (self._candidates(token_covariance(logprob, advantage, mask, means)) & ~clipped).sum()
         probability = self.clip_share * mask.sum() / candidates.clamp(min=1)
         return CovarianceStatistics(means.advantage_mean, means.logprob_mean, drop_probability=probability.clamp(max=1.0))
 
     def __call__(self, inputs: LossInputs) -> tuple[Tensor, Metrics]:
         """Return the loss and covariance, covariance_selected (share dropped) and the metrics of ``ClipObjective``."""
-        statistics = inputs.covariance or self.statistics(inputs.logprob, inputs.advantage, inputs.mask)
         log_ratio = inputs.log_ratio()
         ratio = log_ratio.exp()
         advantage = inputs.advantage[:, None].to(ratio.dtype)
         loss = clipped_token_loss(ratio, advantage, self.clip_low, self.clip_high)
-        covariance = token_covariance(inputs.logprob, inputs.advantage, inputs.mask, statistics)
         held = ratio.detach().clamp(1 - self.clip_low, 1 + self.clip_high)
         already_clipped = -advantage * held > -advantage * ratio.detach()
-        chance = counter_uniform(inputs.seed, _sequence_index(inputs), ratio.shape[1])
+        logprob = judged_logprob(inputs)
+        statistics = inputs.covariance or self._statistics(logprob, inputs.advantage, inputs.mask, already_clipped)
+        covariance = token_covariance(logprob, inputs.advantage, inputs.mask, statistics)
+        chance = counter_uniform(inputs.seed, sequence_index(inputs), ratio.shape[1])
         dropped = self._candidates(covariance) & ~already_clipped & (chance < statistics.drop_probability)
         metrics = ratio_metrics(log_ratio, inputs.mask) | clip_metrics(ratio, advantage, inputs.mask, self.clip_low, self.clip_high)
         metrics["covariance"] = masked_mean_metric(covariance, inputs.mask)
@@ -119,8 +130,9 @@ class KLCovObjective:
     the ``kl_share`` of tokens with the largest covariance. The penalty has no gradient at r = 1, so nothing is restrained
     in the first optimizer step of a rollout: it takes two or more.
 
-    Source: arXiv 2505.22617 (KL-Cov). Its code selects within a micro-batch; with ``LossInputs.covariance`` the threshold
-    is that of the whole step. Ties at the threshold are left out, so equal advantages everywhere select nothing.
+    Source: arXiv 2505.22617 (KL-Cov). Its code selects within a micro-batch by the current log-probability; with
+    ``LossInputs.covariance`` exactly k tokens of the whole step are selected by the old one. Of equal covariances the first in the
+    rollout are taken.
 
     Args:
         kl_share: share of all response tokens to penalise, in (0, 1]; 0.002 is 0.2 %. At least one token is.
@@ -140,30 +152,27 @@ class KLCovObjective:
         if not 0 <= self.kl_coefficient < float("inf"):
             raise ConfigError(f"kl_coefficient: must be at least 0 and finite, got {self.kl_coefficient}")
 
-    def statistics(self, logprob: Tensor, advantage: Tensor, mask: Tensor) -> CovarianceStatistics:
+    def statistics(self, logprob: Tensor, advantage: Tensor, mask: Tensor, sequence_index: Tensor | None = None) -> CovarianceStatistics:
         """See ``CovarianceObjective.statistics``."""
         means = CovarianceStatistics(*_means(logprob, advantage, mask))
         values = token_covariance(logprob, advantage, mask, means)[mask]
-        selected = max(1, int(self.kl_share * values.numel()))
-        # The largest covariance that is *not* selected; with nothing left over, every token is above it.
-        threshold = values.topk(selected + 1).values[-1] if selected < values.numel() else values.new_tensor(float("-inf"))
-        return CovarianceStatistics(means.advantage_mean, means.logprob_mean, threshold=threshold)
+        if not values.numel():
+            return means
+        index = torch.arange(mask.shape[0], device=mask.device) if sequence_index is None else sequence_index
+        order = token_order(index, mask.shape[1])[mask]
+        threshold, tie = largest(values, order, max(1, int(self.kl_share * values.numel())))
+        return CovarianceStatistics(means.advantage_mean, means.logprob_mean, threshold=threshold, tie=tie)
 
     def __call__(self, inputs: LossInputs) -> tuple[Tensor, Metrics]:
         """Return the loss and covariance, covariance_selected (share penalised), ratio, ratio_max, approx_kl."""
-        statistics = inputs.covariance or self.statistics(inputs.logprob, inputs.advantage, inputs.mask)
+        logprob, index = judged_logprob(inputs), sequence_index(inputs)
+        statistics = inputs.covariance or self.statistics(logprob, inputs.advantage, inputs.mask, index)
         log_ratio = inputs.log_ratio()
         loss = -inputs.advantage[:, None].to(log_ratio.dtype) * log_ratio.exp()
-        covariance = token_covariance(inputs.logprob, inputs.advantage, inputs.mask, statistics)
-        selected = covariance > statistics.threshold
+        covariance = token_covariance(logprob, inputs.advantage, inputs.mask, statistics)
+        selected = is_selected(covariance, token_order(index, covariance.shape[1]), statistics)
         loss = torch.where(selected, loss + self.kl_coefficient * log_ratio.abs(), loss)
         metrics = ratio_metrics(log_ratio, inputs.mask)
         metrics["covariance"] = masked_mean_metric(covariance, inputs.mask)
         metrics["covariance_selected"] = masked_mean_metric(selected & inputs.mask, inputs.mask)
         return aggregate(loss, inputs, self.aggregation), metrics
-
-
-def _sequence_index(inputs: LossInputs) -> Tensor:
-    if inputs.sequence_index is not None:
-        return inputs.sequence_index
-    return torch.arange(inputs.mask.shape[0], device=inputs.mask.device)

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from aer_lightning.algorithms.objectives.inputs import MAX_LOG_RATIO, LossInputs, masked_difference
+from aer_lightning.algorithms.objectives.inputs import LossInputs, bounded, masked_difference
 from aer_lightning.algorithms.objectives.metrics import Metrics, masked_max_metric, masked_mean_metric
 from aer_lightning.errors import ConfigError
 
@@ -30,7 +30,7 @@ def mismatch_metrics(old_logprob: Tensor, behaviour_logprob: Tensor, mask: Tenso
         behaviour_logprob: [B, T] the engine's.
         mask: [B, T] bool of response tokens.
     """
-    difference = masked_difference(old_logprob.detach(), behaviour_logprob.detach(), mask)
+    difference = bounded(masked_difference(old_logprob.detach(), behaviour_logprob.detach(), mask))
     return {
         "mismatch_abs": masked_mean_metric(difference.abs(), mask),
         "mismatch_kl_k1": masked_mean_metric(-difference, mask),
@@ -50,7 +50,8 @@ class ImportanceWeights:
     * ``mask``: w where low <= w <= cap, else 0: tokens on which both disagree do not train.
 
     ``token`` bounds each token's ratio; ``sequence`` bounds the product over the response and gives it to all its tokens:
-    unbiased before bounding, and of a variance that grows with length.
+    unbiased before bounding, and of a variance that grows with length. The sum of the log-ratios is what is held within +-20 nat, not
+    each of them: (-30, +25) gives exp(-5).
 
     Sources: truncated importance sampling, Ionides 2008 (J. Comput. Graph. Stat. 17); its use between engine and trainer:
     F. Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training"; masking: IcePop,
@@ -94,10 +95,10 @@ class ImportanceWeights:
         difference = masked_difference(old_logprob.detach(), behaviour_logprob.detach(), mask)
         if self.level == "sequence":
             present = mask.any(-1, keepdim=True)
-            raw = difference.sum(-1, keepdim=True).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+            raw = bounded(difference.sum(-1, keepdim=True)).exp()
         else:
             present = mask
-            raw = difference.exp()
+            raw = bounded(difference).exp()
         low = 0.0 if self.low is None else self.low
         outside = (raw > self.cap) | (raw < low)
         metrics = mismatch_metrics(old_logprob, behaviour_logprob, mask)
@@ -106,8 +107,8 @@ class ImportanceWeights:
         metrics["importance_weight_squared"] = masked_mean_metric(raw.square(), present)
         if self.mode is None:
             return None, metrics
-        bounded = raw.clamp(low, self.cap) if self.mode == "truncate" else torch.where(outside, torch.zeros_like(raw), raw)
-        return bounded.expand_as(difference), metrics
+        weight = raw.clamp(low, self.cap) if self.mode == "truncate" else torch.where(outside, torch.zeros_like(raw), raw)
+        return weight.expand_as(difference), metrics
 
     def apply(self, inputs: LossInputs) -> tuple[LossInputs, Metrics]:
         """Return ``inputs`` with ``token_weight`` set from its behaviour log-probabilities; unchanged, without metrics, if it has none."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -16,19 +17,21 @@ MAX_LOG_RATIO = 20.0
 
 @dataclass(frozen=True)
 class CovarianceStatistics:
-    """What a covariance objective has to know of all tokens of an optimizer step. Scalars, as fp32 tensors or floats.
+    """What an objective that selects tokens has to know of all tokens of an optimizer step. Scalars, as tensors or numbers.
 
     Attributes:
         advantage_mean: mean advantage over the response tokens.
         logprob_mean: mean log-probability over the response tokens, nat.
         drop_probability: Clip-Cov: probability with which a candidate token is dropped.
-        threshold: KL-Cov: tokens with a larger covariance are selected.
+        threshold: KL-Cov: tokens with a larger covariance are selected; STARE: those with a larger surprisal.
+        tie: of the tokens that equal ``threshold``, those whose place (see ``token_order``) is at most this are selected, too.
     """
 
     advantage_mean: Tensor | float
     logprob_mean: Tensor | float
     drop_probability: Tensor | float = 0.0
     threshold: Tensor | float = float("inf")
+    tie: Tensor | float = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,9 @@ class LossInputs:
         seed: seed of random selections; a choice depends on it, on ``sequence_index`` and on the position alone.
         sequence_index: [B] int64, the place of each response in the rollout; None counts from 0, which makes random
             selections depend on how the step was split.
-        covariance: statistics of the whole step for Clip-Cov and KL-Cov; None takes those of this micro-batch.
+        covariance: statistics of the whole step for objectives that select tokens by them; None takes those of this micro-batch.
+        entropy: [B, T] entropy of each token's distribution without gradient, nat, for objectives that select tokens by it, or None.
+        scalars: numbers that feedback rules move once a rollout, by name; an objective says in ``reads`` which it knows.
     """
 
     logprob: Tensor
@@ -68,12 +73,14 @@ class LossInputs:
     seed: int = 0
     sequence_index: Tensor | None = None
     covariance: CovarianceStatistics | None = None
+    entropy: Tensor | None = None
+    scalars: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape = self.logprob.shape
         if len(shape) != 2:
             raise ValueError(f"logprob must be [B, T], got {tuple(shape)}")
-        for name in ("old_logprob", "mask", "behaviour_logprob", "reference_logprob", "token_weight"):
+        for name in ("old_logprob", "mask", "behaviour_logprob", "reference_logprob", "token_weight", "entropy"):
             value = getattr(self, name)
             if value is not None and value.shape != shape:
                 raise ValueError(f"{name} must be [B, T] = {tuple(shape)}, got {tuple(value.shape)}")
@@ -88,13 +95,22 @@ class LossInputs:
 
     def log_ratio(self) -> Tensor:
         """[B, T] log(pi / pi_old), 0 outside the mask, held within +-20 nat so that its exponential is finite."""
+        return bounded(self.raw_log_ratio())
+
+    def raw_log_ratio(self) -> Tensor:
+        """[B, T] the same as it is, for sums over a response, which are bounded as a whole."""
         return masked_difference(self.logprob, self.old_logprob, self.mask)
 
 
 def masked_difference(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
-    """[B, T] ``first - second`` where ``mask``, 0 elsewhere, held within +-20 nat. A NaN in the padding does not leak."""
+    """[B, T] ``first - second`` where ``mask``, 0 elsewhere. A NaN in the padding does not leak."""
     zero = torch.zeros((), dtype=first.dtype, device=first.device)
-    return (torch.where(mask, first, zero) - torch.where(mask, second, zero)).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return torch.where(mask, first, zero) - torch.where(mask, second, zero)
+
+
+def bounded(log_ratio: Tensor) -> Tensor:
+    """The logarithm of a ratio held within +-20 nat."""
+    return log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
 @runtime_checkable

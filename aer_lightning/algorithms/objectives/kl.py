@@ -1,7 +1,8 @@
-"""Estimators of the KL divergence to a reference, in the loss or in the reward, and the entropy bonus."""
+"""Estimators of the KL divergence to a reference, in the loss or in the reward."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aer_lightning.algorithms.objectives.aggregation import Aggregation, aggregate
-from aer_lightning.algorithms.objectives.inputs import LossInputs, masked_difference
+from aer_lightning.algorithms.objectives.inputs import MAX_LOG_RATIO, LossInputs, masked_difference
 from aer_lightning.algorithms.objectives.metrics import Metrics, masked_mean_metric
 from aer_lightning.errors import ConfigError
 
@@ -25,7 +26,8 @@ def kl_penalty(logprob: Tensor, reference_logprob: Tensor, estimator: KLEstimato
       mean 0), so it regularises nothing; in the reward it is the right one.
     * ``k2`` = d^2 / 2: biased value, never negative. Its gradient d grad(log pi) is the unbiased gradient of the KL.
     * ``k3`` = exp(-d) - 1 + d: unbiased and never negative. Its gradient (1 - exp(-d)) grad(log pi) estimates the gradient
-      of the *other* direction, KL(pi_ref || pi), and agrees with k2's to first order near pi = pi_ref.
+      of the *other* direction, KL(pi_ref || pi), and agrees with k2's to first order near pi = pi_ref. Beyond d = -20 its
+      exponential goes on as the straight line that touches it there: finite, and with a gradient that still points back.
 
     Source: J. Schulman, "Approximating KL Divergence" (2020), where the names come from; k3 in the loss: arXiv 2402.03300.
 
@@ -43,7 +45,9 @@ def kl_penalty(logprob: Tensor, reference_logprob: Tensor, estimator: KLEstimato
     if estimator == "k2":
         return 0.5 * difference.square()
     if estimator == "k3":
-        return torch.expm1(-difference) + difference
+        held = (-difference).clamp(max=MAX_LOG_RATIO)
+        beyond = (-difference - MAX_LOG_RATIO).clamp(min=0)
+        return torch.expm1(held) + beyond * math.exp(MAX_LOG_RATIO) + difference
     raise ConfigError(f"kl_estimator: must be one of {', '.join(get_args(KLEstimator))}, got {estimator!r}")
 
 
@@ -89,22 +93,3 @@ def kl_penalised_rewards(
         raise ConfigError(f"kl_weight: must be at least 0, got {weight}")
     difference = masked_difference(logprob.detach(), reference_logprob.detach(), mask)
     return rewards - weight * kl_penalty(difference, torch.zeros_like(difference), estimator).sum(-1)
-
-
-def entropy_bonus(entropy: Tensor, mask: Tensor, coefficient: Tensor, num_tokens: float) -> Tensor:
-    """sum_it lambda_i H_it / N: this micro-batch's share of the entropy term, to be **subtracted** from the loss.
-
-    The denominator is the step's token count whatever the policy loss's aggregation, so its size does not depend on
-    accumulation, ranks or the kind of loss.
-
-    Args:
-        entropy: [B, T] entropy of each token's distribution at the sampling temperature, nat, with gradient.
-        mask: [B, T] bool of response tokens.
-        coefficient: [B] lambda of each response, at least 0.
-        num_tokens: response tokens of the optimizer step over all micro-batches and ranks.
-
-    Returns:
-        A scalar in nat; the gradient flows through the entropy.
-    """
-    weighted = coefficient.detach()[:, None].to(entropy.dtype) * torch.where(mask, entropy, torch.zeros_like(entropy))
-    return weighted.sum() / max(num_tokens, 1.0)
