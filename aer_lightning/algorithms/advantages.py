@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aer_lightning.errors import ConfigError
 
-AdvantageEstimator = Literal["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline"]
+AdvantageEstimator = Literal["grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_token", "reinforce_pp_baseline"]
 Number = TypeVar("Number", float, Tensor)
 
 
@@ -25,14 +25,14 @@ def check_estimator(estimator: str, group_size: int) -> None:
     """
     if estimator not in get_args(AdvantageEstimator):
         raise ConfigError(f"advantage_estimator: must be one of {', '.join(get_args(AdvantageEstimator))}, got {estimator!r}")
-    if group_size < 2 and estimator != "reinforce_pp":
+    if group_size < 2 and estimator not in ("reinforce_pp", "reinforce_pp_token"):
         raise ConfigError(
             f"responses_per_prompt: {estimator} compares the responses of one prompt and needs at least 2, got {group_size}; "
             "raise it or set advantage_estimator to reinforce_pp"
         )
 
 
-def compute_advantages(rewards: Tensor, estimator: AdvantageEstimator = "grpo", eps: float = 1e-6) -> Tensor:
+def compute_advantages(rewards: Tensor, estimator: AdvantageEstimator = "grpo", eps: float = 1e-6, lengths: Tensor | None = None) -> Tensor:
     """Advantages of all responses of a rollout. ``rewards`` are those of **all ranks**: batch statistics are global.
 
     With r_ij the reward of response j to prompt i, m_i and s_i the mean and the sample standard deviation (divisor G - 1)
@@ -42,21 +42,24 @@ def compute_advantages(rewards: Tensor, estimator: AdvantageEstimator = "grpo", 
     * ``dr_grpo``: r - m_i. Without the division, which weighs up very easy and very hard prompts. Dr. GRPO, arXiv 2503.20783.
     * ``rloo``: r_ij - mean of the *other* rewards of the group, G / (G - 1) times dr_grpo. RLOO, arXiv 2402.14740.
     * ``reinforce_pp``: (r - m) / (s + eps). No group baseline. REINFORCE++, arXiv 2501.03262.
+    * ``reinforce_pp_token``: the same with m and s over the rollout's *tokens*, each with its response's reward, as REINFORCE++ and its
+      implementations whiten: long responses count by their length, and the advantages of all tokens have mean 0.
     * ``reinforce_pp_baseline``: (r - m_i) / (s' + eps), s' the deviation of r - m_i over the rollout; same source.
 
-    A group of equal rewards gets exactly 0 from all but ``reinforce_pp``, which gives 0 only to a rollout of equal rewards.
+    A group of equal rewards gets exactly 0 from all but the two without a group baseline, which give 0 only to a rollout of equal rewards.
 
     Args:
         rewards: [P, G].
         estimator: one of the names.
         eps: added to a standard deviation.
+        lengths: [P, G] tokens of each response; ``reinforce_pp_token`` needs them, the others do not read them.
 
     Returns:
         [P, G] in the dtype of ``rewards``, computed in fp64.
 
     Raises:
         ConfigError: an unknown estimator, a group of one response, a negative eps.
-        ValueError: ``rewards`` is not [P, G].
+        ValueError: ``rewards`` is not [P, G], or ``lengths`` are missing or of another shape.
     """
     if rewards.ndim != 2:
         raise ValueError(f"rewards must be [P, G], got {tuple(rewards.shape)}")
@@ -69,6 +72,15 @@ def compute_advantages(rewards: Tensor, estimator: AdvantageEstimator = "grpo", 
         # One reward alone has no sample deviation; it equals itself, so its advantage is the 0 below.
         spread = values.std() if values.numel() > 1 else values.new_ones(())
         result = (values - values.mean()) / (spread + eps)
+    elif estimator == "reinforce_pp_token":
+        if lengths is None or lengths.shape != rewards.shape:
+            raise ValueError("reinforce_pp_token needs the lengths of the responses, [P, G] as the rewards")
+        constant = values.max() == values.min()
+        weights = lengths.to(values)
+        tokens = weights.sum()
+        mean = (weights * values).sum() / tokens.clamp(min=1)
+        variance = (weights * (values - mean).square()).sum() / (tokens - 1).clamp(min=1)
+        result = (values - mean) / (variance.sqrt() + eps)
     else:
         group_size = rewards.shape[1]
         # A mean of equal numbers can miss them by a rounding error, which the division by a tiny deviation would blow up.

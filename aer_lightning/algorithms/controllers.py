@@ -117,7 +117,8 @@ def _check_positive(name: str, value: float, what: str) -> None:
         raise ConfigError(f"{name}: {what} must be above 0, got {value}")
 
 
-def _check_measured(entropy: float, target: float = 1.0) -> None:
+def check_measured(entropy: float, target: float = 1.0) -> None:
+    """Raise ValueError for a measurement or a target in nat that no rule can act on."""
     if not math.isfinite(entropy):
         raise ValueError(f"the measured entropy is {entropy}; no coefficient follows from it")
     if not 0 < target < math.inf:
@@ -161,7 +162,7 @@ class PIController:
 
     def update(self, alpha: float, entropy: float, target: float, previous: float | None = None) -> float:
         """See ``Controller.update``; without ``previous`` the error counts as unchanged."""
-        _check_measured(entropy, target)
+        check_measured(entropy, target)
         change = 0.0 if previous is None else (previous - entropy) / target
         return min(max(alpha + self.kp * change + self.ki * (target - entropy) / target, self.alpha_min), self.alpha_max)
 
@@ -192,7 +193,7 @@ class ProportionalController:
 
     def update(self, alpha: float, entropy: float, target: float, previous: float | None = None) -> float:
         """See ``Controller.update``."""
-        _check_measured(entropy, target)
+        check_measured(entropy, target)
         return min(max(alpha + self.eta * (target - entropy) / target, self.alpha_min), self.alpha_max)
 
 
@@ -218,7 +219,7 @@ class SignController:
 
     def update(self, alpha: float, entropy: float, target: float, previous: float | None = None) -> float:
         """See ``Controller.update``."""
-        _check_measured(entropy, target)
+        check_measured(entropy, target)
         step = (target > entropy) - (target < entropy)
         return min(max(alpha + self.eta * step, self.alpha_min), self.alpha_max)
 
@@ -262,7 +263,7 @@ class SkyworkController:
 
     def update(self, alpha: float, entropy: float) -> float:
         """Return the next c, given the entropy of the rollout in nat."""
-        _check_measured(entropy)
+        check_measured(entropy)
         step = self.delta if entropy <= self.target else -self.delta
         return min(max(alpha + step, self.alpha_min), self.alpha_max)
 
@@ -305,6 +306,6 @@ class AEntController:
 
     def update(self, alpha: float, entropy: float) -> float:
         """Return the next alpha, given the entropy of the rollout in nat."""
-        _check_measured(entropy)
+        check_measured(entropy)
         error = min(0.0, entropy - self.entropy_low) + max(0.0, entropy - self.entropy_high)
         return min(max(alpha - self.lr * error, self.alpha_min), self.alpha_max)

@@ -74,6 +74,23 @@ def test_advantages_sum_to_zero_and_keep_the_order_of_rewards(groups):
     assert total == pytest.approx(0, abs=1e-4)
 
 
+def test_reinforce_pp_per_token_whitens_over_the_tokens():
+    """Against the rewards written out token by token; and with equal lengths it is the plain one but for the divisor."""
+    lengths = [[1, 5, 2, 9], [4, 4, 4, 4], [3, 1, 7, 2], [6, 2, 2, 8]]
+    tokens = [r for row, counts in zip(GROUPS, lengths, strict=True) for r, n in zip(row, counts, strict=True) for _ in range(n)]
+    rewards = torch.tensor(GROUPS, dtype=torch.float64)
+    result = compute_advantages(rewards, "reinforce_pp_token", EPS, torch.tensor(lengths))
+    expected = [[(r - statistics.fmean(tokens)) / (statistics.stdev(tokens) + EPS) for r in row] for row in GROUPS]
+    torch.testing.assert_close(result, torch.tensor(expected, dtype=torch.float64))
+    assert (result * torch.tensor(lengths)).sum().item() == pytest.approx(0, abs=1e-9)
+    many = compute_advantages(rewards, "reinforce_pp_token", 0.0, torch.full((4, 4), 100000))
+    spread = math.sqrt(15 / 16)  # divisor 16 instead of 15
+    torch.testing.assert_close(many * spread, compute_advantages(rewards, "reinforce_pp", 0.0), atol=1e-5, rtol=0)
+    assert (compute_advantages(torch.ones(2, 1), "reinforce_pp_token", 0.0, torch.ones(2, 1)) == 0).all()
+    with pytest.raises(ValueError, match="lengths"):
+        compute_advantages(rewards, "reinforce_pp_token")
+
+
 def test_a_rollout_of_equal_rewards_has_no_batch_normalised_advantage():
     assert (compute_advantages(torch.full((3, 4), 0.1), "reinforce_pp", 0.0) == 0).all()
     # Without a group baseline an all-wrong group is pushed down when other groups do better.
