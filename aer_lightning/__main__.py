@@ -17,6 +17,7 @@ TRAINER_COMMANDS = {
 TOOLS = {
     "grade": "grade answers of a JSONL file: grade FILE.jsonl [--out OUT.jsonl]",
     "study": "every method with one budget over seeds, to docs/study: study [--dry-run | --quick]",
+    "tune-controller": "gains of the entropy controller from a run's log: tune-controller RUN_DIR",
     "compare": "table and HTML report of finished runs: compare RUN_DIR...",
 }
 
@@ -25,7 +26,7 @@ def help_text() -> str:
     """The text of ``--help``."""
     lines = ["usage: python -m aer_lightning COMMAND [options]", "", "Adaptive Entropy Regularization for RLVR, on PyTorch Lightning.", ""]
     for title, table in (("training and evaluation", TRAINER_COMMANDS), ("tools", TOOLS)):
-        lines += [f"{title}:", *(f"  {name:<10}{text}" for name, text in table.items()), ""]
+        lines += [f"{title}:", *(f"  {name:<17}{text}" for name, text in table.items()), ""]
     return "\n".join([*lines, "options of a command: python -m aer_lightning COMMAND --help;  --version prints the version"])
 
 
@@ -38,7 +39,7 @@ def _lightning(argv: list[str]) -> int:
 def _tool(name: str) -> Callable[[list[str]], int]:
     from importlib import import_module
 
-    return import_module(f"aer_lightning.{name}").main
+    return import_module(f"aer_lightning.{name.replace('-', '_')}").main
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,8 +2,8 @@
 
     python benchmarks/diagnosis.py
 
-Five runs of 75 rollouts are made here (about 5 minutes on 2 cores); what a method does of itself (collapse, explosion, an idle and a
-hunting controller) is read from the runs of `make study`. Finished runs are kept. Writes docs/images/diagnosis_*.png.
+Seven runs of 75 rollouts are made here (about 7 minutes on 2 cores); what a method does of itself (collapse, explosion) is read from the
+runs of `make study`. Finished runs are kept. Writes docs/images/diagnosis_*.png.
 """
 
 from __future__ import annotations
@@ -56,8 +56,27 @@ SYMPTOMS = (
         "collapse", "grpo/seed1", (ENTROPY, REWARD, ("rollout/mixed_groups", "share of mixed groups"), ("pass@32", "held-out pass@32"))
     ),
     Symptom("explosion", "search/no_controller/2", (ENTROPY, REWARD, ALPHA, ("rollout/truncated", "share truncated"))),
-    Symptom("idle", "search/aer/1", (ENTROPY, ALPHA, ("aer/entropy_over_target", "H_k / H*"), ("aer/applied", "mean coefficient applied"))),
-    Symptom("hunting", "aer_tau_0.7/seed1", (ENTROPY, ALPHA, REWARD, ("rollout/response_length", "response length"))),
+    Symptom(
+        "idle",
+        "idle",
+        (ENTROPY, ALPHA, ("aer/entropy_over_target", "H_k / H*"), ("aer/applied", "mean coefficient applied")),
+        {"EntropyAnchor.tau": 0.3, "GlobalCoefficient.alpha_min": 0.0},
+    ),
+    Symptom(
+        "hunting",
+        "hunting",
+        (ENTROPY, ALPHA, REWARD, ("rollout/response_length", "response length")),
+        {
+            "EntropyAnchor.tau": 0.7,
+            "GlobalCoefficient.controller": "proportional",
+            "GlobalCoefficient.kp": None,
+            "GlobalCoefficient.ki": None,
+            "GlobalCoefficient.eta": 0.03,
+            "GlobalCoefficient.smoothing": 0.0,
+            "GlobalCoefficient.alpha_min": 0.0,
+            "DifficultyCoefficient.normalize": False,
+        },
+    ),
     Symptom(
         "saturated",
         "saturated",

@@ -42,7 +42,7 @@ def test_the_stale_engine_says_that_it_is_not(bench, monkeypatch):
 
 def test_runs_made_here_differ_from_the_healthy_one_in_their_fault_alone(bench):
     healthy, *made = bench("diagnosis").runs()
-    assert {run.method for run in made} == {"saturated", "stale_weights", "verifier", "length"}
+    assert {run.method for run in made} == {"idle", "hunting", "saturated", "stale_weights", "verifier", "length"}
     for run in made:
         (symptom,) = (s for s in bench("diagnosis").SYMPTOMS if s.name == run.method)
         options = [key for key in symptom.made if not key[0].isupper()]

@@ -91,7 +91,7 @@ def test_ablations_and_variants_take_what_was_chosen_for_aer(plan):
 
     assert stack("aer")["EntropyAnchor"]["tau"] == stack("no_difficulty")["EntropyAnchor"]["tau"] == 0.123
     assert "DifficultyCoefficient" not in stack("no_difficulty") and stack("no_anchor")["EntropyAnchor"]["absolute"] == 0.2
-    assert stack("aer_tau_0.5")["EntropyAnchor"]["tau"] == 0.5 and stack("aer_eta_high")["EntropyAnchor"]["tau"] == 0.123
+    assert stack("aer_tau_0.5")["EntropyAnchor"]["tau"] == 0.5 and stack("aer_gain_high")["EntropyAnchor"]["tau"] == 0.123
     assert stack("grpo") == {"FixedCoefficient": {"coefficient": 0.0}}
 
 

@@ -1,0 +1,191 @@
+"""The measurements of docs/control.md: controllers, targets, learning rates and difficulty weights in the study's setting.
+
+    python benchmarks/control.py [--only GROUP...]
+
+About 30 runs of 150 rollouts, 3 minutes each on one core; finished runs are kept, interrupted ones go on. Writes docs/control.csv and
+docs/images/control_*.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aer_lightning.errors import UserError
+from aer_lightning.reporting.run_metrics import RunMetrics, read_metrics
+from aer_lightning.reporting.style import INK, PALETTE, grid, png, style
+from aer_lightning.reporting.tracking import Tracking, moving_mean, track
+from aer_lightning.study.command import cores
+from aer_lightning.study.configuration import change
+from aer_lightning.study.plan import Run, read_plan
+from aer_lightning.study.runner import Processes, check_finished, finished, run_all
+
+ROLLOUTS, SEEDS, TAUS = 150, (1, 2, 3), (0.3, 0.5, 0.7)
+FORMER = {"controller": "proportional", "eta": 0.03, "alpha_init": 0.05, "alpha_max": 1.0}  # the controller that pi has replaced
+RATE = "model.init_args.optimizer.init_args.lr"
+GROUPS = ("targets", "rates", "weights", "former", "plant")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the plan.
+
+    Attributes:
+        group: which question it belongs to.
+        name: of its runs.
+        changes: single options over the study's AER.
+        seeds: one run each.
+    """
+
+    group: str
+    name: str
+    changes: dict[str, Any]
+    seeds: Sequence[int] = SEEDS
+
+
+def cases() -> list[Case]:
+    """All of them, in the order in which they are run."""
+    out = [Case("targets", f"pi_tau_{tau}", {"EntropyAnchor.tau": tau}) for tau in (0.5, 0.3, 0.7)]
+    for name, rate in (("low", 3.2e-5), ("high", 3.2e-4)):
+        out += [Case("rates", f"pi_lr_{name}_tau_{tau}", {"EntropyAnchor.tau": tau, RATE: rate}, SEEDS[:1]) for tau in (0.5, 0.3, 0.7)]
+    weights = [("uniform", True), ("hinge", False), ("linear", True), ("gate", True)]
+    out += [
+        Case(
+            "weights",
+            f"{shape}{'' if normalize else '_raw'}",
+            {"EntropyAnchor.tau": 0.5, "DifficultyCoefficient.shape": shape, "DifficultyCoefficient.normalize": normalize},
+        )
+        for shape, normalize in weights
+    ]
+    former = {"DifficultyCoefficient.normalize": False}
+    out += [Case("former", f"proportional_tau_{tau}", {"EntropyAnchor.tau": tau, **former}, SEEDS[:1]) for tau in TAUS]
+    return [*out, Case("plant", "steps", {}, SEEDS[:1])]
+
+
+def run_of(case: Case, seed: int) -> Run:
+    """The configuration of one run."""
+    plan = read_plan("configs/study/plan.yaml")
+    config = plan.configuration(plan.methods["aer"], {"aer": plan.methods["aer"].candidates[0]})
+    callbacks = config["trainer"]["callbacks"]
+    if case.group == "former":
+        callbacks[1]["init_args"] = dict(FORMER)
+    elif case.group == "plant":
+        levels = {"levels": [0.05, -0.05, 0.1, -0.05, 0.1, 0.0], "hold": 25}
+        callbacks[1:] = [{"class_path": "control_steps.SteppedCoefficient", "init_args": levels}]
+    epochs = ROLLOUTS // config["data"]["init_args"]["rollouts_per_epoch"]
+    fixed = {"name": case.name, "trainer.max_epochs": epochs, "trainer.check_val_every_n_epoch": epochs}
+    seeds = {"seed_everything": seed, "data.init_args.prompts.init_args.seed": seed}
+    return Run(case.name, f"seed{seed}", Path(case.name, f"seed{seed}"), change(config, {**case.changes, **fixed, **seeds}), ROLLOUTS)
+
+
+def runs_of(name: str, root: Path) -> list[tuple[int, RunMetrics]]:
+    """Finished runs of a case by seed."""
+    return [(seed, read_metrics(root / name / f"seed{seed}")) for seed in SEEDS if finished(root / name / f"seed{seed}")]
+
+
+def write_table(root: Path, path: Path) -> None:
+    """One row per finished run: how it tracked, and what it scored."""
+    names = [f.name for f in fields(Tracking)]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["group", "case", "seed", *names, "reward", "pass@1", "pass@32"])
+        for case in cases():
+            for seed, run in runs_of(case.name, root):
+                values = asdict(track(run)) if case.group != "plant" else dict.fromkeys(names, float("nan"))
+                (source,) = run.sources() or [""]
+                scores = [float(run.evaluated(source, k)[1][-1]) if source else float("nan") for k in ("pass@1", "pass@32")]
+                figures = [*values.values(), float(np.mean(run.column("rollout/reward")[-10:])), *scores]
+                writer.writerow([case.group, case.name, seed, *(f"{v:.4g}" for v in figures)])
+
+
+def draw_panel(axes: Any, top: str, shown: Sequence[tuple[str, RunMetrics, str]], *, alpha: bool = False) -> None:
+    """Entropy over its target (mean of ten), or alpha, of some runs."""
+    for label, run, color in shown:
+        values = run.column("aer/alpha") if alpha else moving_mean(run.column("rollout/entropy")) / run.target
+        axes.plot(run.index + 1, values, color=color, label=label, linewidth=1.4)
+    if not alpha:
+        axes.axhspan(0.85, 1.15, color=PALETTE[3], alpha=0.12, linewidth=0)
+        axes.axhline(1.0, color=INK, linewidth=0.8)
+        axes.set_ylim(0.4, 2.2)
+    axes.set_title(top, fontsize=9.5)
+    axes.set_xlim(0, ROLLOUTS)
+    axes.set_xlabel("rollout", fontsize=8.5)
+    axes.legend(loc="best", fontsize=7.5)
+
+
+def draw_responses(root: Path) -> bytes:
+    """Step responses: from H_0 to each target, the former controller and pi; alpha below."""
+    with style():
+        figure, axes = grid(6, 3, width=3.2, height=2.3)
+        for i, tau in enumerate(TAUS):
+            shown = [("proportional", run, PALETTE[1]) for _, run in runs_of(f"proportional_tau_{tau}", root)]
+            shown += [
+                (f"pi, seed {seed}", run, PALETTE[j]) for (seed, run), j in zip(runs_of(f"pi_tau_{tau}", root), (0, 3, 4), strict=False)
+            ]
+            draw_panel(axes[i], f"H / H* (mean of ten), tau {tau}", shown)
+            draw_panel(axes[3 + i], "alpha", shown, alpha=True)
+        return png(figure, dpi=80)
+
+
+def draw_rates(root: Path) -> bytes:
+    """The same gains at three learning rates."""
+    with style():
+        figure, axes = grid(3, 3, width=3.2, height=2.3)
+        for panel, tau in zip(axes, TAUS, strict=True):
+            names = [("lr / 3.2", f"pi_lr_low_tau_{tau}", 4), ("lr", f"pi_tau_{tau}", 0), ("lr x 3.2", f"pi_lr_high_tau_{tau}", 1)]
+            shown = [(label, run, PALETTE[j]) for label, name, j in names for seed, run in runs_of(name, root) if seed == SEEDS[0]]
+            draw_panel(panel, f"H / H* (mean of ten), tau {tau}", shown)
+        return png(figure, dpi=80)
+
+
+def draw_plant(root: Path) -> bytes:
+    """What the entropy does when alpha steps."""
+    with style():
+        figure, axes = grid(2, 2, width=4.8, height=2.2)
+        for _, run in runs_of("steps", root):
+            for panel, name, title in ((axes[0], "rollout/entropy", "entropy H_k (nat)"), (axes[1], "aer/alpha", "alpha, moved by hand")):
+                panel.plot(run.index + 1, run.column(name), color=PALETTE[0], linewidth=1.3)
+                panel.set_title(title, fontsize=9.5)
+                panel.set_xlabel("rollout", fontsize=8.5)
+        return png(figure, dpi=80)
+
+
+PICTURES = {"responses": draw_responses, "rates": draw_rates, "plant": draw_plant}
+
+
+def main() -> int:
+    """Run what is missing, then the table and the pictures; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--runs", default="runs/control", metavar="DIR", help="where the runs go")
+    parser.add_argument("--out", default="docs", metavar="DIR", help="where control.csv and images/ go")
+    parser.add_argument("--jobs", type=int, default=cores(), help="processes, one core each")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS), help="run these groups alone")
+    options = parser.parse_args()
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    root, out = Path(options.runs), Path(options.out)
+    try:
+        runs = [run_of(case, seed) for case in cases() if case.group in options.only for seed in case.seeds]
+        check_finished(runs, root)
+        failed = run_all(runs, root, options.jobs, Processes(), lambda _: 180.0)
+        (out / "images").mkdir(parents=True, exist_ok=True)
+        write_table(root, out / "control.csv")
+        for name, draw in PICTURES.items():
+            (out / "images" / f"control_{name}.png").write_bytes(draw(root))
+        for line in failed:
+            print(f"error: {line}", file=sys.stderr)
+        return 2 if failed else 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
