@@ -14,10 +14,10 @@ import re
 from dataclasses import dataclass, replace
 
 from aer_lightning.data.rewards import structure as shape
-from aer_lightning.data.rewards.grammar import separate_cases, why_not
+from aer_lightning.data.rewards.grammar import separate_names, why_not
 from aer_lightning.data.rewards.limits import Caps
 from aer_lightning.data.rewards.normalize import normalize, squash
-from aer_lightning.data.rewards.numbers import Number, based_equal, numbers_equal, parse_based, parse_number, rounds_to
+from aer_lightning.data.rewards.numbers import Number, based_equal, decimal_comma, numbers_equal, parse_based, parse_number, rounds_to
 from aer_lightning.data.rewards.units import UNIT_PATTERN, read_unit
 
 _TEXT_GROUP = re.compile(r"\\text\s*\{([^{}]*)\}")
@@ -26,6 +26,7 @@ _FUNCTIONS = frozenset(
     {"sqrt", "sinh", "cosh", "tanh", "frac", "infty", "arcsin", "arccos", "arctan", "begin", "matrix", "pmatrix", "bmatrix"}
 )
 _TRAILING_UNIT = re.compile(rf"(?<=[\d}})])\s*({UNIT_PATTERN})\s*$")
+_ABOUT = re.compile(r"^\s*\\approx(?![a-zA-Z])\s*")
 _OPTION = re.compile(r"\(?\s*([A-Z])\s*\)?")
 _OPTION_WITH_VALUE = re.compile(r"(?:\\text\s*\{\s*)?\(\s*([A-Z])\s*\)\s*\}?[\s\\:.].{0,80}")
 
@@ -43,19 +44,23 @@ class Comparer:
         boxed: True if the prediction was in a box. Outside of one, the steps between a name and the last equals sign are taken for
             working, not for a claim: ``x = 5 + 5 + 1 = 11``.
         evaluated: True if a gold answer that is a number is stated by an evaluated number only: ``14``, not ``8 + 6``.
+        tolerance: relative error that a decimal may have.
     """
 
     caps: Caps
     boxed: bool = True
     evaluated: bool = True
+    tolerance: float = 0.0
 
     def equal(self, gold: str, pred: str) -> bool:
         """Whether ``pred`` states ``gold``. Raises Refused if ``pred`` cannot be read and has not been decided by then."""
         if squash(gold) == squash(pred) and gold:
             return True
         g, p = parse_number(gold), parse_number(pred)
+        if g is not None and p is None and (comma := parse_number(decimal_comma(pred))) is not None:
+            p = comma
         if g is not None and p is not None:
-            return numbers_equal(g, p) and (p.evaluated or not self._wants_number(g))
+            return numbers_equal(g, p, self.tolerance) and (p.evaluated or not self._wants_number(g))
         g_based, p_based = parse_based(gold), parse_based(pred)
         if g_based or p_based:
             return based_equal(g_based, p_based, g, p) and not (p_based and self._wants_number(g))
@@ -88,8 +93,8 @@ class Comparer:
                 return self._unordered(shape.union(shape.without_membership(gold)), preds)
             boxed = shape.bracketed(shape.without_membership(shape.chain(gold).members[-1]))
             if boxed is not None:
-                items = [side for item in boxed.items for side in shape.split_list(item)]
-                return self._ordered(items, preds) if boxed.open != "\\{" else self._unordered(items, preds)
+                items = self._flat(boxed.items)
+                return self._ordered(items, preds) if boxed.open != "\\{" else self._unordered(self._distinct(items), preds)
             # One answer is asked and several are given: right only if all say the same ("1/2 or 0.5"), also of each other: a reading
             # that the gold answer allows each part for itself ("5%" and "2+3" for 5) does not make them one answer.
             return all(self.equal(gold, part) and self.equal(part, preds[0]) and self.equal(preds[0], part) for part in preds)
@@ -98,7 +103,7 @@ class Comparer:
             if boxed is None or len(boxed.items) < 2:
                 return False
             items = list(boxed.items)
-            return self._unordered(golds, items) if boxed.open == "\\{" else self._ordered(self._values(golds), items)
+            return self._unordered(golds, self._distinct(items)) if boxed.open == "\\{" else self._ordered(self._values(golds), items)
         names = [shape.chain(g).members for g in golds]
         named = [members[0] for members in names if len(members) > 1]
         if len(named) == len(golds) and len({shape.base_name(name) for name in named}) > 1 and not any("=" in p for p in preds):
@@ -130,29 +135,38 @@ class Comparer:
 
     def _equations(self, gold: str, pred: str) -> bool | None:
         """Decide where one of the two has an equals sign at its top level; None where neither has."""
-        g, p = shape.chain(gold), shape.chain(pred)
+        if (about := _ABOUT.sub("", pred)) != pred and (number := parse_number(gold)) and number.decimals is None:
+            return False  # about 42 is not 42, where about 6.28 is all that 6.28 says
+        g, p = shape.chain(gold), shape.chain(about)
         if len(g.members) == len(p.members) == 1:
-            return None
+            return self.equal(gold, p.members[0]) if p.members[0] != pred else None
+        values = self._gold_values(g)
         if len(p.members) == 1:
-            named = any(shape.is_name(member) for member in g.members[:-1])
-            return self._gold_values(g, pred) if named else False
+            return any(self.equal(member, pred) for member in values)
         value = self._chain_value(p, g)
         if value is None:
             return False
         if len(g.members) == 1:
             return self.equal(gold, value)
+        if values == list(g.members):
+            return any(self.equal(member, value) for member in values)
         first, last = g.members[0], g.members[-1]
         if shape.is_name(first) and shape.is_name(p.members[0]) and squash(first) == squash(p.members[0]):
             return self.equal(last, value)
-        if shape.is_name(first) and shape.is_name(p.members[0]) and not (self._symbols(last) or self._symbols(value)):
+        if shape.is_plain_name(first) and shape.is_plain_name(p.members[0]) and not (self._symbols(last) or self._symbols(value)):
             return False  # x = 5 is not y = 5
         return self._algebra(f"{first}={last}", f"{p.members[0]}={value}", None, None)
 
-    def _gold_values(self, g: shape.Chain, pred: str) -> bool:
-        values = [g.members[-1]]
-        if g.approximate[-1] and len(g.members) > 2:
-            values.append(g.members[-2])
-        return any(self.equal(value, pred) for value in values)
+    def _gold_values(self, g: shape.Chain) -> list[str]:
+        r"""The members of a gold chain that answer for it alone; none of an equation, which has to be given as one.
+
+        Of ``x = 2\pi`` the last; of ``x = 2\pi \approx 6.28`` the rounded and the exact one; of constants, ``\frac12 = 0.5``, each.
+        """
+        if not any(map(self._open, g.members)):
+            return list(g.members)
+        if not any(shape.is_name(member) and not re.search(r"[-+*]", member) for member in g.members[:-1]):
+            return []
+        return list(g.members[-2:] if g.approximate[-1] and len(g.members) > 2 else g.members[-1:])
 
     @staticmethod
     def _symbols(text: str) -> bool:
@@ -167,6 +181,8 @@ class Comparer:
         while len(members) > 1 and approximate[-1] and not (len(members) == 2 and self._open(members[0])):
             if self._same_value(members[-2], members[-1]):
                 break
+            if parse_number(members[-1]) is None and parse_number(members[-2]) is not None:  # 6.28 \approx 2\pi
+                members[-2:] = members[:-3:-1]
             rounded = members.pop()
             approximate.pop()
             if not lenient and not self._rounds(members[-1], rounded):
@@ -246,7 +262,7 @@ class Comparer:
             if "\\{" in (g.open, p.open) and g.open != p.open:
                 return False
             if g.open == "\\{":
-                return self._unordered(self._flat(g.items), self._flat(p.items))
+                return self._unordered(self._distinct(self._flat(g.items)), self._distinct(self._flat(p.items)))
             return (g.open, g.close) == (p.open, p.close) and self._ordered(list(g.items), list(p.items))
         for one, other in ((g, pred), (p, gold)):
             if one and one.open == "\\{" and len(one.items) == 1 and not shape.is_relation(other):
@@ -261,21 +277,36 @@ class Comparer:
     def _flat(self, items: tuple[str, ...]) -> list[str]:
         return [side for item in items for side in shape.split_list(item)]
 
+    def _distinct(self, items: list[str]) -> list[str]:
+        """The elements of a set, each once."""
+        kept: list[str] = []
+        for item in map(normalize, items):
+            if not any(self._same_value(item, other) for other in kept):
+                kept.append(item)
+        return kept
+
     # ---- computer algebra
 
     def _algebra(self, gold: str, pred: str, g: Number | None, p: Number | None) -> bool:
+        try:
+            return self._by_algebra(gold, pred, g, p)
+        except (ArithmeticError, AttributeError, LookupError, NotImplementedError, RecursionError, TypeError, ValueError) as error:
+            # What sympy raises on mathematics that it cannot handle says nothing about this grader.
+            raise Refused(f"not understood as mathematics ({type(error).__name__})") from error
+
+    def _by_algebra(self, gold: str, pred: str, g: Number | None, p: Number | None) -> bool:
         from aer_lightning.data.rewards import symbolic
 
         if refused := self.caps.refuse(pred):
             raise Refused(refused)
-        if refused := why_not(pred):
-            raise Refused(refused)
         if self.caps.refuse(gold):
             return False  # a gold answer of this size is matched as text only
-        gold, pred = separate_cases(gold, pred)
+        gold, pred = separate_names(gold, pred)
+        if refused := why_not(pred):
+            raise Refused(refused)
         for number, text in ((g, pred), (p, gold)):
             if number is not None:
-                same = symbolic.number_equals_constant(number, text)
+                same = symbolic.number_equals_constant(number, text, self.tolerance)
                 if same is not None:
                     return same and not (number is g and self._wants_number(g) and symbolic.evaluate(text) is not None)
         same = symbolic.expressions_equal(gold, pred)
@@ -297,6 +328,8 @@ def _letters(answer: str) -> str:
 def _has_words(answer: str) -> bool:
     """True if there is text that is no formula: non-empty text groups, or words that are no function names."""
     if any(re.search(r"[A-Za-z]", group) for group in _TEXT_GROUP.findall(answer)):
+        return True
+    if re.search(r"(?![\x00-\x7f])[^\W\d_]", answer):  # letters that clean() has not made into symbols
         return True
     bare = re.sub(r"\\(?:begin|end)\{[a-z]+\}", " ", answer)
     return any(word.lower() not in _FUNCTIONS for word in _LONG_WORD.findall(bare))

@@ -80,15 +80,20 @@ def explicit(answer: str) -> str:
     return _BETWEEN.sub(r" \\cdot ", answer)
 
 
+_PRIMED = re.compile(r"(?<![\\A-Za-z])[A-Za-z](?:_(?:\w|\{\w{1,6}\}))?'+")
 _LETTERS = re.compile(r"\\begin\{\w+\}|\\end\{\w+\}|\\mathbb\{\w\}|\\[A-Za-z]+|[A-Za-z]")
 _SPARE = "qwzvukjpsty"
 
 
-def separate_cases(gold: str, pred: str) -> tuple[str, str]:
-    """Give capital letters that also occur as small ones a letter of their own: the parser makes ``R`` and ``r`` one symbol.
+def separate_names(gold: str, pred: str) -> tuple[str, str]:
+    """Give names that the parser confuses a letter of their own in both answers.
 
-    ``R^2 - r^2`` would be 0.
+    It makes ``R`` and ``r`` one symbol, so that ``R^2 - r^2`` would be 0, and drops primes, so that ``f'`` would be ``f``.
     """
+    letters = {m.group() for text in (gold, pred) for m in _LETTERS.finditer(text) if len(m.group()) == 1}
+    free = (letter for letter in _SPARE if letter not in letters and letter.upper() not in letters)
+    primed = {name: next(free, name) for name in sorted({m.group() for text in (gold, pred) for m in _PRIMED.finditer(text)})}
+    gold, pred = (_PRIMED.sub(lambda m: f" {primed[m.group()]} ", text) for text in (gold, pred))
     used = {m.group() for text in (gold, pred) for m in _LETTERS.finditer(text) if len(m.group()) == 1}
     spare = iter(letter for letter in _SPARE if letter not in used and letter.upper() not in used)
     names = {letter: next(spare, letter) for letter in sorted(used) if letter.isupper() and letter.lower() in used}

@@ -6,6 +6,8 @@ exactly, and that is final; the shape (lists, tuples, chains, words) is compared
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +21,7 @@ from aer_lightning.data.rewards.extract import EXTRACT_MODES, extract, last_boxe
 from aer_lightning.data.rewards.limits import Caps, collapse_braces
 from aer_lightning.data.rewards.normalize import normalize, squash, strip_group
 from aer_lightning.data.rewards.numbers import parse_based, parse_number
+from aer_lightning.data.rewards.structure import apart
 from aer_lightning.data.rewards.text import MAX_COMPLETION_CHARS, answer_region, clean
 from aer_lightning.errors import ConfigError
 
@@ -38,12 +41,15 @@ class MathGrader:
             ``auto``: the box, else the stated answer, else the last formula or number.
         evaluated: where the gold answer is a number, only an evaluated number is an answer: ``14``, not ``8 + 6``, ``28/2`` or ``2^4 - 2``,
             with which a policy that repeats the question would be paid. False pays for every form of the value, as benchmarks do.
+        tolerance: relative error that a number may have, for problems whose answers are measured; 0 wants exact values, and then a rounded
+            decimal does not state a fraction or a root.
         max_chars: only this many characters at the end of a completion are read.
         caps: limits on the extracted answer, applied before any parser.
     """
 
     extract: str = "auto"
     evaluated: bool = True
+    tolerance: float = 0.0
     max_chars: int = MAX_COMPLETION_CHARS
     caps: Caps = field(default_factory=Caps)
     isolated: bool = field(default=True, init=False)
@@ -52,6 +58,8 @@ class MathGrader:
     def __post_init__(self) -> None:
         if self.extract not in EXTRACT_MODES:
             raise ConfigError(f"extract: {self.extract!r} is not one of {', '.join(EXTRACT_MODES)}")
+        if not 0 <= self.tolerance < 1:
+            raise ConfigError(f"tolerance: {self.tolerance} is not a relative error in [0, 1)")
         if self.max_chars < 1:
             raise ConfigError(f"max_chars: {self.max_chars} is not positive")
 
@@ -61,12 +69,15 @@ class MathGrader:
             self.grade(pred, gold)
 
     def check_gold(self, answer: Any) -> str | None:
-        """Why ``answer`` cannot be graded against, or None: it is empty, not a text or number, too large, or cannot be read."""
-        return _read_gold(_as_text(answer), self.caps)[1]
+        """Why ``answer`` cannot be graded against, or None: it is empty, not a text or number, too large, or cannot be read.
+
+        A list is one of accepted answers, each of which has to be good.
+        """
+        return _read_golds(answer, self.caps)[1]
 
     def grade(self, completion: str, answer: Any, prompt: str | None = None) -> Grade:
         """Grade ``completion`` against the gold ``answer``; what it repeats of ``prompt`` is no answer. The caller fills in the time."""
-        gold, bad = _read_gold(_as_text(answer), self.caps)
+        golds, bad = _read_golds(answer, self.caps)
         if bad is not None:
             return Grade(Outcome.BAD_GOLD, None, bad)
         found = extract(answer_region(completion, self.max_chars), self.extract, clean(prompt or ""))
@@ -76,14 +87,28 @@ class MathGrader:
         parts = tuple(collapse_braces(strip_group(part)) for part in found.parts)
         if sum(map(len, parts)) > self.caps.chars:
             return Grade(Outcome.UNPARSED, shown, f"answer longer than {self.caps.chars} characters")
-        pred = _join([normalize(part) for part in parts])
+        pred = _join([normalize(apart(part)) for part in parts])
         if not pred:
             return Grade(Outcome.UNPARSED, shown, "empty answer")
         try:
-            right = Comparer(self.caps, found.boxed, self.evaluated).equal(gold, pred)
+            right = self._right(golds, pred, found.boxed)
         except Refused as refused:
             return Grade(Outcome.UNPARSED, shown, str(refused))
         return Grade(Outcome.CORRECT if right else Outcome.WRONG, shown)
+
+    def _right(self, golds: Sequence[str], pred: str, boxed: bool) -> bool:
+        """Whether ``pred`` states one of the accepted answers. Raises Refused if it states none and could not be read for one."""
+        comparer = Comparer(self.caps, boxed, self.evaluated, self.tolerance)
+        refused: Refused | None = None
+        for gold in golds:
+            try:
+                if comparer.equal(gold, pred):
+                    return True
+            except Refused as reason:
+                refused = reason
+        if refused:
+            raise refused
+        return False
 
     def answer_form(self, extracted: str) -> str:
         r"""A normal form of an extracted answer for votes and counts of different answers: ``0.5``, ``\frac12`` and ``1/2`` are one string.
@@ -111,6 +136,20 @@ def _as_text(answer: Any) -> str | None:
     return repr(answer)
 
 
+def _read_golds(answer: Any, caps: Caps) -> tuple[list[str], str | None]:
+    """The accepted answers, normalised, and the reason why one of them is bad. A list, or a JSON list of texts, has several."""
+    if isinstance(answer, str) and re.match(r'\s*\[\s*"', answer):
+        with contextlib.suppress(ValueError):  # not JSON: an interval, or a list of quoted words
+            answer = json.loads(answer)
+    if not isinstance(answer, list | tuple):
+        gold, bad = _read_gold(_as_text(answer), caps)
+        return [gold], bad
+    if not 0 < len(answer) <= caps.parts:
+        return [], f"a list of {len(answer)} accepted answers"
+    golds, reasons = zip(*(_read_gold(_as_text(one), caps) for one in answer), strict=True)
+    return list(golds), next((f"accepted answer {n}: {reason}" for n, reason in enumerate(reasons, 1) if reason), None)
+
+
 def _join(parts: Sequence[str]) -> str:
     """Several answers as one list; at semicolons where a comma may separate thousands."""
     return ("; " if any(_THOUSANDS.search(part) for part in parts) else ", ").join(part for part in parts if part)
@@ -129,11 +168,11 @@ def _read_gold(answer: str | None, caps: Caps) -> tuple[str, str | None]:
     text = clean(answer)
     boxes = last_boxes(text)
     if boxes is not None:
-        text = _join(boxes.parts)
+        text = _join([apart(part) for part in boxes.parts])
     elif "####" in text:
         text = text.rsplit("####", 1)[1]
-    gold = normalize(collapse_braces(text))
-    if not re.search(r"[A-Za-z0-9]", gold):
+    gold = re.sub(r"^\\approx(?![a-zA-Z])\s*", "", normalize(collapse_braces(apart(text))))
+    if not re.search(r"[^\W_]", gold):
         return gold, "empty"
     if gold.casefold() in _NO_ANSWER:
         return gold, f"{gold!r} is no answer"
@@ -180,4 +219,6 @@ def _unreadable(gold: str, caps: Caps) -> str | None:
                 and symbolic.parse_latex(item.replace("'", "")) is None
             ):
                 return f"cannot be parsed: {item[:80]}"
+            if parse_number(item) is None and not _has_words(item) and symbolic.is_undefined(item.replace("'", "")):
+                return f"has no value: {item[:80]}"
     return None

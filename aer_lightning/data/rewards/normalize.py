@@ -3,57 +3,60 @@ r"""One spelling for LaTeX that means the same: what is compared character by ch
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from aer_lightning.data.rewards.limits import collapse_braces
 
-_RULES: list[tuple[re.Pattern[str], str]] = [
-    (re.compile(pattern), to)
-    for pattern, to in [
-        (r"\\n(?![a-zA-Z])", " "),  # an escaped newline from twice-encoded JSON
-        (r"\\(?:boxed|fbox)\s*(?=\{)", ""),
-        (r"\\[!]\s*", ""),  # negative space, as in 32,\!349
-        (r"\s*\{\s*,\s*\}\s*", ","),  # thousands as 32{,}349
-        (r"\\(?:displaystyle|textstyle|limits|left|right|bigl?|bigr|Bigl?|Bigr|biggl?|biggr|Biggl?|Biggr)(?![a-zA-Z])", ""),
-        (r"\\(?:quad|qquad|hspace\{[^{}]*\}|hfill|thinspace)|(?<!\\)\\[,;:> ]|~|(?<!\\)\\$", " "),
-        (r"\\[()\[\]]|(?<!\\)\$|\*\*", " "),
-        (r"\\\$", "$"),
-        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
-        (
-            r"\\(?:textbf|textit|textrm|textnormal|textsf|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathtt|operatorname|emph|bf|rm|bold)\s*(?=\{)",
-            r"\\text",
-        ),
-        (r"\\text\s*\{\s*\}", ""),
-        (r"\\text\{([^{}a-zA-Z\\]*)\}", r"\1"),  # digits and signs wrapped in text
-        (
-            r"\\(?:%|text\{\s*%\s*\})|\\?%|\\text\{\s*(?:percent|percentage|pct)\s*\}|(?<![a-zA-Z\\])(?:percent(?:age)?|pct)(?![a-zA-Z])",
-            "%",
-        ),
-        (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)(?![a-zA-Z])|\\degrees?(?![a-zA-Z])|\^\s*\{\s*\\text\{\s*o\s*\}\s*\}", r"\\degree "),
-        (r"\\lt(?![a-zA-Z])", "<"),
-        (r"\\gt(?![a-zA-Z])", ">"),
-        (r"\\leq(?:slant)?(?![a-zA-Z])|<=", r"\\le "),
-        (r"\\geq(?:slant)?(?![a-zA-Z])|>=", r"\\ge "),
-        (r"\\ne(?![a-zA-Z])|!=|\\not\s*=", r"\\neq "),
-        (r"\\(?:simeq|sim|cong|doteq|thickapprox)(?![a-zA-Z])|~=", r"\\approx "),
-        (r"\\(?:lbrace)(?![a-zA-Z])", r"\\{"),
-        (r"\\(?:rbrace)(?![a-zA-Z])", r"\\}"),
-        (r"\\(?:lbrack)(?![a-zA-Z])", "["),
-        (r"\\(?:rbrack)(?![a-zA-Z])", "]"),
-        (r"\\(?:dots|cdots|dotsc|dotsb)(?![a-zA-Z])|\.\.\.", r"\\ldots "),
-        (r"\\bmod(?![a-zA-Z])", r"\\mod "),
-        (r"(?<![\w)}\]])\s*\+\s*\\infty", r"\\infty"),
-        (r"\\(tan|sin|cos)\s*\^\s*\{\s*-1\s*\}", r"\\arc\1 "),
-        (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
-        (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
-        (r"\\frac\s*(\{[^{}]*\})\s*(\d)", r"\\frac\1{\2}"),
-        (r"\\frac\s+\{", r"\\frac{"),
-        (r"(\\frac\{[^{}]*\})\s+\{", r"\1{"),
-        (r"\\sqrt\s*(\d)", r"\\sqrt{\1}"),
-        (r"\\sqrt\s+([a-zA-Z])", r"\\sqrt{\1}"),
-        (r"(?<![a-zA-Z\\])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
-        (r"(?<![a-zA-Z\\])pi(?![a-zA-Z])", r"\\pi "),
-    ]
+_Replacement = str | Callable[[re.Match[str]], str]
+_PATTERNS: list[tuple[str, _Replacement]] = [
+    (r"\\n(?![a-zA-Z])", " "),  # an escaped newline from twice-encoded JSON
+    (r"\\(?:boxed|fbox)\s*(?=\{)", ""),
+    (r"\\[!]\s*", ""),  # negative space, as in 32,\!349
+    (r"\s*\{\s*,\s*\}\s*", ","),  # thousands as 32{,}349
+    (r"\\(?:displaystyle|textstyle|limits|left|right|bigl?|bigr|Bigl?|Bigr|biggl?|biggr|Biggl?|Biggr)(?![a-zA-Z])", ""),
+    (r"\\(?:quad|qquad|hspace\{[^{}]*\}|hfill|thinspace)|(?<!\\)\\[,;:> ]|~|(?<!\\)\\$", " "),
+    (r"\\[()\[\]]|(?<!\\)\$|\*\*", " "),
+    (r"\\\$", "$"),
+    (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+    (
+        r"\\(?:textbf|textit|textrm|textnormal|textsf|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathtt|operatorname|emph|bf|rm|bold)\s*(?=\{)",
+        r"\\text",
+    ),
+    (r"\\text\s*\{\s*\}", ""),
+    (r"\\text\{([^{}a-zA-Z\\]*)\}", r"\1"),  # digits and signs wrapped in text
+    (
+        r"\\(?:%|text\{\s*%\s*\})|\\?%|\\text\{\s*(?:percent|percentage|pct)\s*\}|(?<![a-zA-Z\\])(?:percent(?:age)?|pct)(?![a-zA-Z])",
+        "%",
+    ),
+    (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)(?![a-zA-Z])|\\degrees?(?![a-zA-Z])|\^\s*\{\s*\\text\{\s*o\s*\}\s*\}", r"\\degree "),
+    (r"\\lt(?![a-zA-Z])", "<"),
+    (r"\\gt(?![a-zA-Z])", ">"),
+    (r"\\leq(?:slant)?(?![a-zA-Z])|<=", r"\\le "),
+    (r"\\geq(?:slant)?(?![a-zA-Z])|>=", r"\\ge "),
+    (r"\\ne(?![a-zA-Z])|!=|\\not\s*=", r"\\neq "),
+    (r"\\(?:simeq|sim|cong|doteq|thickapprox)(?![a-zA-Z])|~=", r"\\approx "),
+    (r"\\(?:lbrace)(?![a-zA-Z])", r"\\{"),
+    (r"\\(?:rbrace)(?![a-zA-Z])", r"\\}"),
+    (r"\\(?:lbrack)(?![a-zA-Z])", "["),
+    (r"\\(?:rbrack)(?![a-zA-Z])", "]"),
+    (r"\\(?:dots|cdots|dotsc|dotsb)(?![a-zA-Z])|\.\.\.", r"\\ldots "),
+    (r"\\bmod(?![a-zA-Z])", r"\\mod "),
+    (r"\\varnothing(?![a-zA-Z])", r"\\emptyset "),
+    (r"\s*\^\s*(?:\{\s*((?:\\prime\s*)+)\}|\\prime(?![a-zA-Z]))", lambda m: "'" * max(1, (m[1] or "").count("prime"))),
+    (r"_\s*\{\s*\\(?:text\s*\{\s*)?(\w+)\s*\}(?:\s*\})?", r"_{\1}"),
+    (r"(?<![\w)}\]])\s*\+\s*\\infty", r"\\infty"),
+    (r"\\(tan|sin|cos)\s*\^\s*\{\s*-1\s*\}", r"\\arc\1 "),
+    (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
+    (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
+    (r"\\frac\s*(\{[^{}]*\})\s*(\d)", r"\\frac\1{\2}"),
+    (r"\\frac\s+\{", r"\\frac{"),
+    (r"(\\frac\{[^{}]*\})\s+\{", r"\1{"),
+    (r"\\sqrt\s*(\d)", r"\\sqrt{\1}"),
+    (r"\\sqrt\s+([a-zA-Z])", r"\\sqrt{\1}"),
+    (r"(?<![a-zA-Z\\])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+    (r"(?<![a-zA-Z\\])pi(?![a-zA-Z])", r"\\pi "),
 ]
+_RULES = [(re.compile(pattern), to) for pattern, to in _PATTERNS]
 _DOUBLE_BACKSLASH = re.compile(r"\\\\(?=[a-zA-Z(\[{])")
 _SPACES = re.compile(r"\s+")
 _LOOSE_SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")

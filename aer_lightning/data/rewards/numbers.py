@@ -12,11 +12,11 @@ from math import gcd, inf
 
 from aer_lightning.data.rewards.units import UNIT_PATTERN, Unit, read_unit
 
-# An approximate decimal stands for an exact value only if it is written with at least this many decimals and significant digits.
-MIN_DECIMALS, MIN_SIGNIFICANT = 6, 5
+# A decimal stands for a value that has no finite decimal only if it is written to nearly the precision of a double.
+MIN_SIGNIFICANT = 12
 _MAX_POWER_BITS = 30_000
 
-_UNSIGNED = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,3}(?: \d{3})+(?:\.\d+)?|\d+\.\d+|\d+\.?|\.\d+)"
+_UNSIGNED = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|\d{1,3}(?: \d{3})+(?:\.\d+)?|\d+\.\d+|\d+\.?|\.\d+)"
 _SIGNED = rf"[+-]?\s*{_UNSIGNED}"
 _BRACED = rf"\{{\s*({_SIGNED})\s*\}}"
 _DECIMAL = re.compile(_SIGNED)
@@ -51,6 +51,21 @@ class Number:
     percent: bool = False
     unit: Unit | None = None
     evaluated: bool = True
+
+
+_ELSEWHERE = [  # digits grouped as in other countries; a comma alone is a decimal one only after a zero
+    (re.compile(r"([+-]?\d{1,3}(?:\.\d{3})+),(\d+)"), lambda m: m[1].replace(".", "") + "." + m[2]),
+    (re.compile(r"([+-]?)(\d{1,3}(?:\.\d{3}){2,})"), lambda m: m[1] + m[2].replace(".", "")),
+    (re.compile(r"([+-]?)(\d{1,3}(?:'\d{3})+(?:\.\d+)?)"), lambda m: m[1] + m[2].replace("'", "")),
+    (re.compile(r"([+-]?)(\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?)"), lambda m: m[1] + m[2].replace(",", "")),
+    (re.compile(r"([+-]?0),(\d+)"), lambda m: f"{m[1]}.{m[2]}"),
+]
+_DECIMAL_COMMA = re.compile(r"([+-]?\s*\d+),(\d{1,2}|\d{4,})(?=\D*$)")
+
+
+def decimal_comma(answer: str) -> str:
+    """``answer`` with its decimal comma as a point: ``2,5 cm`` -> ``2.5 cm``. Without a comma that can be one it stays as it is."""
+    return _DECIMAL_COMMA.sub(r"\1.\2", answer) if answer.count(",") == 1 else answer
 
 
 def _fraction(text: str) -> Fraction:
@@ -105,6 +120,9 @@ def _parse_bare(text: str) -> tuple[Fraction, int | None] | None:
     wrapped = _WRAPPED.fullmatch(text)
     if wrapped:
         text = wrapped.group(1).strip()
+    for pattern, english in _ELSEWHERE:
+        if elsewhere := pattern.fullmatch(text):
+            text = english(elsewhere)
     try:
         if _DECIMAL.fullmatch(text):
             _, point, decimals = text.partition(".")
@@ -149,7 +167,8 @@ def parse_based(answer: str) -> Based | None:
     if not match:
         return None
     digits, base = match.group(1).upper().replace(" ", "").replace(",", "").lstrip("0") or "0", int(match.group(2) or match.group(3))
-    if not 2 <= base <= 36 or any(int(digit, 36) >= base for digit in digits):
+    name = len(digits) == 1 and digits.isalpha()  # a_{12} is the twelfth of a sequence
+    if name or not 2 <= base <= 36 or any(int(digit, 36) >= base for digit in digits):
         return None
     return Based(digits, base)
 
@@ -173,34 +192,34 @@ def significant_digits(number: Number) -> int:
 
 def precise_decimal(number: Number) -> bool:
     """True if the number is written with enough decimals to stand for an exact value that has no finite decimal."""
-    return number.decimals is not None and number.decimals >= MIN_DECIMALS and significant_digits(number) >= MIN_SIGNIFICANT
+    return number.decimals is not None and significant_digits(number) >= MIN_SIGNIFICANT
 
 
-def numbers_equal(gold: Number, pred: Number) -> bool:
+def numbers_equal(gold: Number, pred: Number, tolerance: float = 0.0) -> bool:
     r"""Whether ``pred`` states the value of ``gold``.
 
-    Integers and fractions are equal or they are not. A decimal of six or more places may be the rounding or the truncation of the other
-    number (``0.333333`` for 1/3), never of an integer. Two units must agree where both are known; one may be left out.
+    Integers and fractions are equal or they are not. A decimal of twelve or more significant digits may be the rounding or the truncation
+    of the other number (``0.333333333333`` for 1/3), never of an integer. Two units must agree where both are known; one may be left out.
 
     Percent: with a sign on both sides the numbers are compared. With one sign, the bare number is read as a proportion if it is at most 1
     in absolute value (``50\%`` is .5), as a number of percent if it is a larger integer (``20\%`` is 20; ``5000\%`` is not 50), either
-    way otherwise.
+    way otherwise. A ``tolerance`` is the relative error that is allowed beyond this.
     """
     if gold.unit and pred.unit and not gold.unit.same(pred.unit):
         return False
     if gold.percent == pred.percent:
-        return _values_equal(gold, pred)
+        return _values_equal(gold, pred, tolerance)
     bare, signed = (pred, gold) if gold.percent else (gold, pred)
     share = Number(signed.value / 100, None if signed.decimals is None else signed.decimals + 2)
     if pred is bare:  # the gold answer shows that percent are asked: both "20" and "0.2" answer it
-        return _values_equal(bare, signed) or _values_equal(bare, share)
+        return _values_equal(bare, signed, tolerance) or _values_equal(bare, share, tolerance)
     if abs(bare.value) <= 1:
-        return _values_equal(bare, share)
-    return _values_equal(bare, signed) or (bare.value.denominator != 1 and _values_equal(bare, share))
+        return _values_equal(bare, share, tolerance)
+    return _values_equal(bare, signed, tolerance) or (bare.value.denominator != 1 and _values_equal(bare, share, tolerance))
 
 
-def _values_equal(a: Number, b: Number) -> bool:
-    if a.value == b.value:
+def _values_equal(a: Number, b: Number, tolerance: float) -> bool:
+    if a.value == b.value or abs(a.value - b.value) <= Fraction(tolerance) * min(abs(a.value), abs(b.value)):
         return True
     if a.value.denominator == 1 or b.value.denominator == 1:
         return False

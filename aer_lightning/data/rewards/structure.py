@@ -9,6 +9,7 @@ from aer_lightning.data.rewards.normalize import closing, strip_group
 
 _LIST_WORD = re.compile(r"\\text\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
 _EQUALS = re.compile(r"(?<![<>!:=\\])=(?!=)|\\approx(?![a-zA-Z])|\\equiv(?![a-zA-Z])")
+_LEADING_EQUALS = re.compile(r"^\s*=\s*")
 _RELATION = re.compile(r"[<>]|\\(?:le|ge|neq|in)(?![a-zA-Z])")
 _MEMBER_OF = re.compile(r"^\s*(?:\\text\{)?[A-Za-z](?:_\{?\w{1,6}\}?)?\}?(?:\([a-zA-Z]\))?\s*\\in(?![a-zA-Z])\s*")
 _MATRIX = re.compile(r"\\begin\{([pbvB]?matrix|array)\}(?:\{[clr|]{1,20}\})?(.*?)\\end\{\1\}", re.DOTALL)
@@ -57,6 +58,37 @@ def split_list(answer: str) -> list[str]:
         pieces = split_top(answer, _LISTING)
     pieces = [strip_group(piece) for piece in pieces if piece]
     return [sign for piece in pieces for sign in _plus_minus(piece)]
+
+
+_ENVIRONMENT = re.compile(r"\\begin\{(cases|aligned|align\*?|gathered|split|array)\}(?:\{[clr|]{1,20}\})?(.*)\\end\{\1\}", re.DOTALL)
+_APART = re.compile(r"\\q?quad(?![a-zA-Z])|\\hspace\{[^{}]*\}|\\\\(?=\s|$|[A-Za-z](?:_\{?\w{1,6}\}?)?\s*=)|\$[\s,;]*\$|\n")
+_SIDE_BY_SIDE = re.compile(r"(?<=[\d})])\s+(?=[A-Za-z](?:_\{?\w{1,6}\}?)?\s*=)")
+_VALUE_OF_NAME = re.compile(r"\s*[A-Za-z](?:_\{?\w{1,6}\}?)?\s*=\s*-?(?:\d[\d.]*|\\d?frac\{?\d+\}?\{?\d+\}?)\s*")
+
+
+def apart(answer: str) -> str:
+    r"""Equations that only space, a line break or dollar signs separate as a list: ``a=1 \quad b=2`` -> ``a=1, b=2``.
+
+    Each piece has to be an equation or inequality of its own, with a left side; anything else is left alone.
+    """
+    text = answer.strip().strip("$").strip()
+    environment = _ENVIRONMENT.fullmatch(text)
+    if environment:
+        text = environment.group(2).replace("&", "")
+        pieces = text.split("\\\\")
+    else:
+        pieces = _APART.split(text)
+        if len(pieces) == 1:
+            pieces = _SIDE_BY_SIDE.split(text)
+            if not all(map(_VALUE_OF_NAME.fullmatch, pieces)):
+                return answer
+    pieces = [piece.strip().strip("$,;.").strip() for piece in pieces]
+    pieces = [piece for piece in pieces if piece]
+    if len(pieces) < 2 or not all(
+        re.match(r"[^=<>]*[^\s=<>&][^=<>]*(?:=|<|>|\\(?:le|ge|leq|geq|neq)(?![a-zA-Z]))\s*\S", p) for p in pieces
+    ):
+        return answer
+    return "; ".join(pieces) if any(";" in piece or "," in piece for piece in pieces) else ", ".join(pieces)
 
 
 def _plus_minus(piece: str) -> list[str]:
@@ -140,6 +172,7 @@ class Chain:
 
 def chain(answer: str) -> Chain:
     """Read an equation chain; one member if there is no equals sign at the top level."""
+    answer = _LEADING_EQUALS.sub("", answer)
     members = [strip_group(member) for member in split_top(answer, _EQUALS)]
     kept = [m for m in _EQUALS.finditer(answer)]
     signs: list[bool] = []
@@ -156,6 +189,11 @@ def is_name(member: str) -> bool:
     text = _CALL.sub(r"\1", _SUBSCRIPT.sub("", member))
     text = _COMMAND.sub(lambda m: " " if m.group()[1:] in _OPERATIONS else "x", text)
     return bool(re.search(r"[A-Za-z]", text)) and not re.search(r"[\d^]", text)
+
+
+def is_plain_name(member: str) -> bool:
+    """True for a name without operations: ``x_1``, ``f(2)``, not ``x+y``."""
+    return is_name(member) and not re.search(r"[-+*/]|\\(?:frac|cdot|times|div|sqrt|pm|mp)(?![a-zA-Z])", member)
 
 
 def base_name(member: str) -> str:

@@ -88,8 +88,8 @@ def constants_equal(a: Any, b: Any) -> bool:
     return bool(abs(difference) <= scale * sympy.Float(10, _DIGITS) ** -(_DIGITS // 2)) and (a - b).equals(0) is not False
 
 
-def number_equals_constant(number: Number, answer: str) -> bool | None:
-    """Whether an exact number or a precise decimal states the constant ``answer``; None if ``answer`` is no constant."""
+def number_equals_constant(number: Number, answer: str, tolerance: float = 0.0) -> bool | None:
+    """Whether an exact number, a precise decimal or one within ``tolerance`` states ``answer``; None if ``answer`` is no constant."""
     _settle()
     constant = _constant(parse_latex(answer))
     if constant is None:
@@ -99,11 +99,19 @@ def number_equals_constant(number: Number, answer: str) -> bool | None:
         value = value / 100
     if constants_equal(value, constant):
         return True
+    if tolerance and constant.is_real and abs(sympy.N(constant - value, _DIGITS)) <= tolerance * abs(value):
+        return True
     if constant.is_integer or not precise_decimal(number) or not constant.is_real:
         return False
     unit = sympy.Rational(1, 10 ** (number.decimals or 0))
     missing = sympy.N((constant - value) * sympy.sign(constant), _DIGITS)  # positive where digits were cut off
     return bool(-unit / 2 <= missing < unit)
+
+
+def is_undefined(answer: str) -> bool:
+    """True if ``answer`` parses to something without a value, such as 1/0."""
+    value = parse_latex(answer)
+    return isinstance(value, sympy.Expr) and bool(_exact(value).has(sympy.nan, sympy.zoo))
 
 
 def evaluate(answer: str) -> sympy.Rational | None:

@@ -1,4 +1,5 @@
 import ast
+import re
 import pickle
 from fractions import Fraction
 
@@ -140,7 +141,7 @@ PIECES = st.sampled_from([*"0123456789+-*/()", "12", "(1+2)", "(3-3)", "*4", "/5
 @given(st.lists(PIECES, min_size=1, max_size=12).map("".join).filter(lambda t: t.strip() and "00" not in t))
 def test_accepts_what_pythons_parser_accepts_to_the_same_value(text):
     expected = python_evaluate(text.strip())
-    if expected is None:
+    if expected is None or re.search(r"\d{10}", text):
         with pytest.raises(ExpressionError):
             evaluate(text)
     else:

@@ -75,7 +75,7 @@ def test_final_answers(text, expected):
         ("about 1,234.5 in all", ["1,234.5"]),
         ("1.", ["1"]),
         ("x2y", None),
-        ("2,74 left", ["2.74"]),
+        ("2,74 left", ["2,74"]),
         ("-3 degrees", ["-3"]),
         ("1/2 of it", ["1/2"]),
         ("m² is 5", ["5"]),

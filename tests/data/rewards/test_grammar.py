@@ -1,6 +1,6 @@
 import pytest
 
-from aer_lightning.data.rewards.grammar import explicit, separate_cases, why_not
+from aer_lightning.data.rewards.grammar import explicit, separate_names, why_not
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_numbers_side_by_side_are_multiplied_but_for_mixed_numbers(text, value):
 
 
 def test_capital_and_small_letters_are_different_symbols():
-    gold, pred = separate_cases("R^2-r^2", "R+r")
+    gold, pred = separate_names("R^2-r^2", "R+r")
     assert gold.replace("r", "") == "w^2-^2".replace("w", gold[0])
     assert gold[0] == pred[0] != "R"
-    assert separate_cases("R^2", "R") == ("R^2", "R")
-    assert separate_cases(r"\Delta d", r"\sin x")[0] == r"\Delta d"
+    assert separate_names("R^2", "R") == ("R^2", "R")
+    assert separate_names(r"\Delta d", r"\sin x")[0] == r"\Delta d"
