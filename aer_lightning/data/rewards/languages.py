@@ -60,7 +60,8 @@ def _words(column: int, leave_out: tuple[str, ...] = ()) -> str:
 ANSWER = _words(0, leave_out=("en",))
 IS = _words(1)
 REFUSAL = _words(4)
-# Short words mean other things in other languages (the Dutch "of" is left out for that): they join two numbers only where nothing else is between.
+# Short words mean other things in other languages (the Dutch "of" is left out for that): they join two numbers only
+# where nothing else is between.
 _JOINING = [w for column in (2, 3) for row in _TABLE.values() for w in row[column].split("|")]
 JOINS_ALONE = "|".join(dict.fromkeys(_JOINING))
 JOINS = "|".join(

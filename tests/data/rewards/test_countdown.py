@@ -1,6 +1,6 @@
 import ast
-import re
 import pickle
+import re
 from fractions import Fraction
 
 import pytest
