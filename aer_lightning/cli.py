@@ -31,6 +31,7 @@ from aer_lightning.cli_errors import OneLineParser, find_user_error
 from aer_lightning.data.datamodule import RolloutDataModule
 from aer_lightning.errors import ConfigError, UserError
 from aer_lightning.modules.policy import PolicyModule
+from aer_lightning.modules.strategies import named_strategy
 from aer_lightning.overlays import check_overlays
 
 REPORTING = {
@@ -47,6 +48,7 @@ REPORTING = {
     "history": MetricsHistory,
 }
 TRAINER_DEFAULTS = {
+    "inference_mode": False,  # weights are read and served between training steps, which inference tensors forbid
     "num_sanity_val_steps": 0,  # the initial validation is a whole one, and logged
     "log_every_n_steps": 1,
     "use_distributed_sampler": False,  # the loaders know their rank
@@ -104,6 +106,7 @@ class AERCommandLine(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Build the trainer with the run folder as its root and the default loggers writing into it."""
         config = self._get(self.config_init, "trainer")
+        kwargs["strategy"] = named_strategy(config["strategy"])
         root = config["default_root_dir"] or str(run_dir(self._get(self.config, "run_dir"), self._get(self.config, "name")))
         kwargs["default_root_dir"] = root
         if config["logger"] in (None, True):

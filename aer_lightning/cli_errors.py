@@ -24,6 +24,10 @@ NOISE = (
     "a dict ",
     "Expected a path but",
 )
+# What took the place of options that there were once.
+RETIRED = {
+    "micro_batch_size": "a forward and backward pass is bounded by data.init_args.tokens_per_micro_batch tokens",
+}
 KEY = re.compile(r"""(?:Parser key|Key|key) ["']([\w.\[\]]+)["']:?\s*""")
 CLASS = re.compile(r"Problem with given class_path '([\w.]+)':?")
 UNKNOWN = re.compile(r"Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)|Group '([\w.]+)' does not accept")
@@ -53,6 +57,8 @@ def condense(message: str, options: Iterable[str] = ()) -> str:
     if unknown := UNKNOWN.search(text):
         name = next(group for group in unknown.groups() if group)
         full = f"{where}.{name}" if where and not unknown.group(2) else name
+        if instead := RETIRED.get(full.rsplit(".")[-1]):
+            return f"{full}: no longer an option; {instead}"
         names = list(options)
         near = difflib.get_close_matches(full, names, n=1) or difflib.get_close_matches(full, [n.rsplit(".")[-1] for n in names], n=1)
         near = [next((n for n in names if n == near[0] or n.endswith("." + near[0])), near[0])] if near else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -51,3 +52,29 @@ def gather_objects(value: T) -> list[T]:
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, value)
     return gathered
+
+
+def exchange(outgoing: Sequence[Sequence[T]]) -> list[T]:
+    """Hand objects to other ranks: what each rank receives, in the order of the senders. Nothing goes to a rank that does not keep it.
+
+    Args:
+        outgoing: for each rank, what it gets from this one.
+
+    Example (one process keeps its own):
+        >>> exchange([["a", "b"]])
+        ['a', 'b']
+    """
+    if not is_distributed():
+        return list(outgoing[0])
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    parts = [pickle.dumps(list(objects), protocol=pickle.HIGHEST_PROTOCOL) for objects in outgoing]
+    sizes = torch.tensor([len(part) for part in parts], dtype=torch.long, device=device)
+    arriving = torch.empty_like(sizes)
+    dist.all_to_all_single(arriving, sizes)
+    sent = torch.frombuffer(bytearray(b"".join(parts)), dtype=torch.uint8).to(device)
+    got = torch.empty(int(arriving.sum()), dtype=torch.uint8, device=device)
+    dist.all_to_all_single(got, sent, arriving.tolist(), sizes.tolist())
+    received: list[T] = []
+    for part in got.cpu().split(arriving.tolist()):
+        received += pickle.loads(part.numpy().tobytes())
+    return received

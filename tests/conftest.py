@@ -81,7 +81,7 @@ class Runs:
             "engine": TransformersEngine(),
             "prompts_per_rollout": 4,
             "responses_per_prompt": 4,
-            "micro_batch_size": 8,
+            "tokens_per_micro_batch": 128,
             "rollouts_per_epoch": 2,
             "max_prompt_tokens": 24,
             "max_new_tokens": 8,

@@ -13,7 +13,7 @@ from aer_lightning.rollout import RolloutBatch
 
 
 class CoefficientCallback(EntropyCallback):
-    """Writes ``applied()`` as lambda of every sequence; after a rollout's last micro-batch calls ``advance`` once.
+    """Writes ``applied()`` as lambda of every sequence; after a rollout's last optimizer step calls ``advance`` once.
 
     Validation calls none of the hooks used here, so it moves nothing. Subclasses say what the coefficient is.
     """
@@ -43,7 +43,7 @@ class CoefficientCallback(EntropyCallback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count tokens under regularisation; at the end of the rollout log the state and move alpha exactly once."""
-        tokens = batch.response_mask.sum(1)
+        tokens = batch.response_lengths
         coefficient = batch.entropy_coefficient
         local = (tokens * (coefficient != 0), tokens * coefficient, tokens)
         self._sums = [total + float(values.sum()) for total, values in zip(self._sums, local, strict=True)]

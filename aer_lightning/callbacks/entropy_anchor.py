@@ -37,16 +37,19 @@ class EntropyAnchor(EntropyCallback):
         return None if self.anchor is None else target_entropy(self.anchor, self.tau, self.absolute)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        """Measure once, then write the target to every batch."""
-        batch = read_batch(batch)
+        """Write the target as soon as there is one."""
+        read_batch(batch).target_entropy = self.target
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Measure once; log H_0, H* and H_k / H* once per rollout.
+
+        The first rollout's H_k is the initial policy's whenever it is read: it is measured before that rollout's first update.
+        """
         if self.anchor is None:
             self.anchor = batch.info.entropy
         batch.target_entropy = self.target
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log H_0, H* and H_k / H* once per rollout."""
         if batch.last:
-            assert self.anchor is not None and self.target is not None
+            assert self.target is not None
             values = {
                 "aer/anchor_entropy": self.anchor,
                 "aer/target_entropy": self.target,

@@ -12,7 +12,7 @@ from aer_lightning.rollout import RolloutBatch, Sample
 
 
 class SampleLog(pl.Callback):
-    """Appends completions of a rollout to ``<run folder>/samples.jsonl`` before it is trained on.
+    """Appends completions of a rollout to ``<run folder>/samples.jsonl`` once it has been trained on.
 
     One line each: ``rollout``, ``id``, ``label``, ``prompt``, ``completion``, ``reward``, ``outcome``, ``extracted``, ``advantage``,
     ``group_accuracy``, ``entropy`` (mean over the completion, nat per token), ``tokens``, ``finish_reason``. Written by rank zero, from
@@ -33,9 +33,9 @@ class SampleLog(pl.Callback):
             raise ConfigError(f"samples.limit: must be at least 1, or null for all completions, got {limit}")
         self.every, self.limit = every, limit
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        """Write at a rollout's first micro-batch."""
-        if not self.every or not trainer.is_global_zero or not isinstance(batch, RolloutBatch) or not batch.first:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Write after a rollout's last optimizer step."""
+        if not self.every or not trainer.is_global_zero or not isinstance(batch, RolloutBatch) or not batch.last:
             return
         if batch.info.index % self.every:
             return

@@ -5,23 +5,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from aer_lightning.algorithms.advantages import compute_advantages, soft_overlong_penalty
-from aer_lightning.algorithms.objectives import CovarianceObjective, kl_penalised_rewards
+from aer_lightning.data.credit import assign_advantages, covariance_statistics, denominators
 from aer_lightning.data.engines.base import Completion, Engine, GenerationRequest, SamplingParams
-from aer_lightning.data.figures import group_figures, mean_entropy, outcome_rates, tokens_by_correct
-from aer_lightning.data.rewards import Grade, Outcome, OutcomeLimits, Verifier
+from aer_lightning.data.figures import group_figures, outcome_rates, tokens_by_correct
+from aer_lightning.data.rewards import Grade, OutcomeLimits, Verifier
 from aer_lightning.data.seeds import sample_seed
 from aer_lightning.data.shaping import Shaping
 from aer_lightning.data.stream import Encoded, PromptStream
-from aer_lightning.distributed import gather_objects, max_over_ranks, sum_over_ranks
+from aer_lightning.distributed import exchange, gather_objects, sum_over_ranks
 from aer_lightning.errors import StaleWeightsError
-from aer_lightning.rollout import Rollout, RolloutInfo, Sample, Sizes, collate
+from aer_lightning.rollout import Outcome, Pack, Rollout, RolloutInfo, Sample, Sizes, deal, make_pack, measure, padding_share, plan_packs
 
 Group = list[Sample]
 
@@ -31,6 +29,8 @@ class Policy(Protocol):
 
     weight_version: int
     needs_reference: bool
+    needs_scoring: bool
+    padded: bool
     kl_weight: float
     kl_in: str
     objective: Any
@@ -39,11 +39,11 @@ class Policy(Protocol):
     def full_weights(self) -> Any:
         """(name, full tensor) pairs; collective under sharding."""
 
-    def score(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log-probability and entropy, [B, L] each."""
+    def score(self, pack: Pack, temperature: float) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy of a pack's completion tokens, [N] each."""
 
-    def score_reference(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, temperature: float) -> Tensor:
-        """The reference's log-probability, [B, L]."""
+    def score_reference(self, pack: Pack, temperature: float) -> Tensor:
+        """The reference's log-probability, [N]."""
 
 
 class Collector:
@@ -58,6 +58,8 @@ class Collector:
             run stops.
         limits: what to do when too many verdicts of a rollout are not honest ones; None for nothing.
         sleep: whether the engine gives its memory back after generating.
+        scoring_pass: ``auto`` leaves it out where the training forward can be it; ``always`` never does.
+        scoring_tokens: bound on the tokens of a pack that is scored without gradient.
     """
 
     def __init__(
@@ -70,9 +72,12 @@ class Collector:
         max_mismatch: float,
         limits: OutcomeLimits | None = None,
         sleep: bool = False,
+        scoring_pass: Literal["auto", "always"] = "auto",
+        scoring_tokens: int = 65536,
     ) -> None:
         self.engine, self.policy, self.tokenizer = engine, policy, tokenizer
         self.run_seed, self.max_mismatch, self.limits, self.sleep = run_seed, max_mismatch, limits, sleep
+        self.scoring_pass, self.scoring_tokens = scoring_pass, scoring_tokens
 
     # -- generation and verification --------------------------------------------------------------------------------------------
 
@@ -82,7 +87,7 @@ class Collector:
             self.engine.sync_weights(self.policy.full_weights(), self.policy.weight_version)
 
     def complete(
-        self, prompts: Sequence[Encoded], samples: int, sampling: SamplingParams, *, rollout: int
+        self, prompts: Sequence[Encoded], samples: int, sampling: SamplingParams, *, rollout: int, attempt: int = 0
     ) -> tuple[list[Completion], list[str]]:
         """Draw ``samples`` completions for each prompt under the policy's current weights. Collective under sharding.
 
@@ -91,13 +96,14 @@ class Collector:
             samples: completions per prompt.
             sampling: how to sample.
             rollout: index of the rollout, part of the seeds; -1 for evaluation.
+            attempt: round of dynamic sampling, part of the seeds.
 
         Returns:
             The completions, those of one prompt side by side, and their texts.
         """
         self.sync()
         requests = [
-            GenerationRequest(tuple(ids), sample_seed(self.run_seed, prompt.id, rollout, i))
+            GenerationRequest(tuple(ids), sample_seed(self.run_seed, prompt.id, rollout, i, attempt))
             for prompt, ids in prompts
             for i in range(samples)
         ]
@@ -108,10 +114,10 @@ class Collector:
         return completions, texts
 
     def sample_groups(
-        self, prompts: Sequence[Encoded], samples: int, sampling: SamplingParams, *, rollout: int, verifier: Verifier
+        self, prompts: Sequence[Encoded], samples: int, sampling: SamplingParams, *, rollout: int, verifier: Verifier, attempt: int = 0
     ) -> list[Group]:
         """Draw ``samples`` completions for each prompt, as ``complete`` does, and grade them with ``verifier``."""
-        completions, texts = self.complete(prompts, samples, sampling, rollout=rollout)
+        completions, texts = self.complete(prompts, samples, sampling, rollout=rollout, attempt=attempt)
         asked = [(prompt.answer, prompt.content) for prompt, _ in prompts for _ in range(samples)]
         grades = verifier.grade([(text, answer, content) for text, (answer, content) in zip(texts, asked, strict=True)])
         groups = []
@@ -144,84 +150,84 @@ class Collector:
 
     # -- scoring ----------------------------------------------------------------------------------------------------------------
 
-    def score(self, samples: Sequence[Sample], temperature: float, micro_batch: int, pad_id: int) -> None:
-        """Write the policy's log-probabilities and entropies before the update, and the reference's if a KL term needs them."""
-        order = sorted(samples, key=len)
-        for start in range(0, len(order), micro_batch):
-            chunk = order[start : start + micro_batch]
-            tensors = collate(chunk, pad_id)
-            args = (tensors["input_ids"], tensors["attention_mask"], tensors["response_mask"], temperature)
-            logprob, entropy = (t.cpu() for t in self.policy.score(*args))
-            reference = self.policy.score_reference(*args).cpu() if self.policy.needs_reference else None
-            for row, s in enumerate(chunk):
-                span = slice(len(s.prompt_ids), len(s))
-                s.old_logprob, s.entropy = logprob[row, span].clone(), entropy[row, span].clone()
-                s.reference_logprob = None if reference is None else reference[row, span].clone()
+    def score(self, samples: Sequence[Sample], temperature: float, packs: Sequence[Sequence[int]], policy: bool = True) -> None:
+        """Write the policy's log-probabilities and entropies before the update, and the reference's if a KL term needs them.
 
-    def check_mismatch(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """Compare the engine's log-probabilities with the trainer's.
-
-        Returns:
-            ``mismatch_logprob`` mean |d logp|, ``mismatch_kl`` k3 estimate of KL(engine || trainer), ``mismatch_max_ratio``.
-
-        Raises:
-            StaleWeightsError: the mean is above ``max_mismatch``, or the engine reports other weights than the policy's.
+        Args:
+            samples: of this rank.
+            temperature: of sampling.
+            packs: which samples are computed together; every rank has the same number.
+            policy: whether the policy is asked; if not, the training forward measures it.
         """
-        differences = [s.old_logprob - s.behaviour_logprob for s in samples if s.old_logprob is not None]
-        d = torch.cat(differences).double() if differences else torch.zeros(0, dtype=torch.float64)
-        total, kl, count = sum_over_ranks([float(d.abs().sum()), float((d.exp() - 1 - d).sum()), float(len(d))], self.policy.device)
-        (largest,) = max_over_ranks([float(d.max()) if len(d) else -math.inf], self.policy.device)
-        mean = total / max(count, 1.0)
-        if self.engine.weight_version != self.policy.weight_version:
-            raise StaleWeightsError(
-                f"the engine generated with weight version {self.engine.weight_version}, the policy is at {self.policy.weight_version}; "
-                "weights changed between generation and scoring"
-            )
-        if not mean <= self.max_mismatch:
-            raise StaleWeightsError(
-                f"the engine's log-probabilities differ from the policy's by {mean:.3g} nat on average, more than "
-                f"data.init_args.max_mismatch={self.max_mismatch:.3g}: the engine does not run the current weights, or at too low a "
-                "precision; check the engine's dtype and weight sync, or raise the limit if the difference is expected"
-            )
-        return {"mismatch_logprob": mean, "mismatch_kl": kl / max(count, 1.0), "mismatch_max_ratio": math.exp(min(largest, 80.0))}
+        for places in packs:
+            pack = make_pack([samples[i] for i in places])
+            if policy:
+                logprob, entropy = (pack.split(t.cpu()) for t in self.policy.score(pack, temperature))
+                for i, before, nats in zip(places, logprob, entropy, strict=True):
+                    samples[i].old_logprob, samples[i].entropy = before.clone(), nats.clone()
+            if self.policy.needs_reference:
+                for i, values in zip(places, pack.split(self.policy.score_reference(pack, temperature).cpu()), strict=True):
+                    samples[i].reference_logprob = values.clone()
 
     # -- the whole ----------------------------------------------------------------------------------------------------------------
 
-    def collect(
-        self, stream: PromptStream, index: int, sizes: Sizes, sampling: SamplingParams, shaping: Shaping, rank: int, pad_id: int
-    ) -> Rollout:
+    def collect(self, stream: PromptStream, index: int, sizes: Sizes, sampling: SamplingParams, shaping: Shaping, rank: int) -> Rollout:
         """Collect rollout number ``index``: this rank's share of it, in training order.
 
-        The prompts of optimizer step j are the j-th P/k of the rollout, of which a rank holds every ``world_size``-th, so that each
-        step trains on the same sequences whatever the number of ranks.
+        The prompts of optimizer step j are the j-th P/k of the rollout. A rank generates for every ``world_size``-th of them; then the
+        sequences of each step are dealt anew, so that the ranks' tokens balance. Each step trains on the same sequences whatever the
+        number of ranks.
         """
         device = self.policy.device
         started = time.perf_counter()
         groups, extra = self._groups(stream, index, sizes, sampling, shaping, rank)
         generated = time.perf_counter()
-        samples = [s for group in groups for s in group]
-        self._check_verdicts(samples)
-        self.score(samples, sampling.temperature, sizes.micro_batch, pad_id)
-        entropy, num_tokens = mean_entropy(samples, device)
-        stats = group_figures(groups, device) | outcome_rates(samples, device) | self.check_mismatch(samples) | extra
-        self._advantages(groups, sizes, sampling, shaping, rank)
-        steps, tokens, loss_tokens, sequences = self._steps(groups, sizes, shaping)
+        self._check_verdicts([s for group in groups for s in group])
+        stats = group_figures(groups, device) | outcome_rates([s for group in groups for s in group], device) | extra
+        steps, lengths = self._deal(groups, sizes, rank)
+        packs = [plan_packs(step, sizes.tokens, self.policy.padded) for step in lengths]
+        samples = [s for step in steps for s in step]
+        scored = self.scoring_pass == "always" or sizes.steps > 1 or self.policy.needs_scoring
+        if scored or self.policy.needs_reference:
+            whole = [[n for step in lengths for n in step[r]] for r in range(sizes.world_size)]
+            self.score(samples, sampling.temperature, plan_packs(whole, self.scoring_tokens, self.policy.padded)[rank], policy=scored)
+        num_tokens = int(sum_over_ranks([float(sum(len(s.token_ids) for s in samples))], device)[0])
+        info = RolloutInfo(
+            index,
+            self.policy.weight_version,
+            sampling.temperature,
+            math.nan,
+            num_tokens,
+            sizes.sequences,
+            stats,
+            tokens_by_correct(samples, sizes.responses, device),
+            max_mismatch=self.max_mismatch,
+        )
+        if self.engine.weight_version != self.policy.weight_version:
+            raise StaleWeightsError(
+                f"the engine generated with weight version {self.engine.weight_version}, the policy is at {self.policy.weight_version}; "
+                "weights changed between generation and scoring"
+            )
+        if scored:
+            measure(info, samples, device, mask_truncated_entropy=shaping.mask_truncated_entropy)
+        assign_advantages(samples, sizes, sampling.max_new_tokens, shaping, self.policy)
+        tokens, loss_tokens, sequences = denominators(steps, shaping, device)
+        stats["packs"] = float(sum(len(step[0]) for step in packs))
+        stats["padding_share"] = self._padding(lengths, packs)
         stats["generate_seconds"] = generated - started
         stats["score_seconds"] = time.perf_counter() - generated
         stats["generate_tokens_per_second"] = num_tokens / max(generated - started, 1e-9)
-        by_correct = tokens_by_correct(samples, sizes.responses, device)
-        info = RolloutInfo(index, self.policy.weight_version, sampling.temperature, entropy, num_tokens, sizes.sequences, stats, by_correct)
         return Rollout(
             info=info,
             steps=steps,
+            packs=[step[rank] for step in packs],
             step_tokens=tokens,
             step_loss_tokens=loss_tokens,
             step_sequences=sequences,
-            micro_batch_size=sizes.micro_batch,
-            pad_id=pad_id,
             max_tokens=sampling.max_new_tokens,
             mask_truncated=shaping.mask_truncated,
-            step_covariance=self._covariance(steps, shaping),
+            mask_truncated_entropy=shaping.mask_truncated_entropy,
+            step_covariance=covariance_statistics(steps, shaping, self.policy.objective),
         )
 
     def _check_verdicts(self, samples: Sequence[Sample]) -> None:
@@ -233,78 +239,57 @@ class Collector:
     def _groups(
         self, stream: PromptStream, index: int, sizes: Sizes, sampling: SamplingParams, shaping: Shaping, rank: int
     ) -> tuple[list[Group], dict[str, float]]:
-        """This rank's groups, ``sequence`` set to each sample's place in the whole rollout."""
+        """The groups of the rollout that this rank generated, ``sequence`` set to each sample's place in the whole rollout.
+
+        Under dynamic sampling only accuracies are gathered; completions stay where they were drawn.
+        """
         world, dynamic = sizes.world_size, shaping.dynamic
-        kept: list[Group] = []
-        spare: list[Group] = []
-        tries = 0
-        while tries < (dynamic.max_tries if dynamic else 1):
-            tries += 1
+        mine: dict[tuple[int, int], Group] = {}
+        kept: list[tuple[int, int]] = []
+        spare: list[tuple[int, int]] = []
+        for attempt in range(dynamic.max_tries if dynamic else 1):
             prompts = stream.take(sizes.prompts)[rank::world]
-            groups = self.sample_groups(prompts, sizes.responses, sampling, rollout=index, verifier=stream.verifier)
+            groups = self.sample_groups(prompts, sizes.responses, sampling, rollout=index, verifier=stream.verifier, attempt=attempt)
+            mine |= {(attempt, rank + world * n): group for n, group in enumerate(groups)}
             if dynamic is None:
-                kept = groups
+                kept = [(0, place) for place in range(sizes.prompts)]
                 break
-            shares = gather_objects(groups)
-            for group in (shares[i % world][i // world] for i in range(sizes.prompts)):
-                (kept if dynamic.keeps(group) else spare).append(group)
+            shares = gather_objects([group[0].group_accuracy for group in groups])
+            for place in range(sizes.prompts):
+                (kept if dynamic.keeps(shares[place % world][place // world]) else spare).append((attempt, place))
             if len(kept) >= sizes.prompts:
                 break
         extra: dict[str, float] = {}
         if dynamic is not None:
             filled = max(0, sizes.prompts - len(kept))
-            kept = (kept + spare[:filled])[: sizes.prompts][rank::world]
-            extra = {"sampling_tries": float(tries), "filled_groups": float(filled)}
-        for n, group in enumerate(kept):
-            for s in group:
-                s.sequence = (rank + world * n) * sizes.responses + s.index
-        return kept, extra
+            kept = (kept + spare[:filled])[: sizes.prompts]
+            extra = {"sampling_tries": float(attempt + 1), "filled_groups": float(filled)}
+        chosen = []
+        for place, key in enumerate(kept):
+            if (group := mine.get(key)) is not None:
+                for s in group:
+                    s.sequence = place * sizes.responses + s.index
+                chosen.append(group)
+        return chosen, extra
 
-    def _advantages(self, groups: list[Group], sizes: Sizes, sampling: SamplingParams, shaping: Shaping, rank: int) -> None:
-        """Shape rewards, then advantages from the rewards of all ranks, so that batch statistics are global."""
-        samples = [s for group in groups for s in group]
-        if shaping.overlong is not None:
-            lengths = torch.tensor([len(s.token_ids) for s in samples])
-            penalty = soft_overlong_penalty(lengths, sampling.max_new_tokens, shaping.overlong.buffer, shaping.overlong.factor)
-            for s, p in zip(samples, penalty.tolist(), strict=True):
-                s.reward += p
-        if self.policy.kl_weight and self.policy.kl_in == "reward":
-            for s in samples:
-                assert s.old_logprob is not None and s.reference_logprob is not None
-                mask = torch.ones(1, len(s.token_ids), dtype=torch.bool)
-                rows = (torch.tensor([s.reward]), s.old_logprob[None], s.reference_logprob[None], mask)
-                s.reward = float(kl_penalised_rewards(*rows, self.policy.kl_weight))
-        shares = gather_objects([[s.reward for s in group] for group in groups])
-        rewards = torch.tensor([shares[i % len(shares)][i // len(shares)] for i in range(sizes.prompts)])
-        advantages = compute_advantages(rewards, shaping.advantage, shaping.advantage_eps)[rank :: sizes.world_size]
-        for group, row in zip(groups, advantages.tolist(), strict=True):
-            for s, a in zip(group, row, strict=True):
-                s.advantage = a
+    def _deal(self, groups: list[Group], sizes: Sizes, rank: int) -> tuple[list[list[Sample]], list[list[list[int]]]]:
+        """This rank's samples of every optimizer step, and of every step the lengths of each rank's."""
+        world, per_step = sizes.world_size, sizes.sequences // sizes.steps
+        mine = {s.sequence: s for group in groups for s in group}
+        lengths = {i: n for share in gather_objects({i: len(s) for i, s in mine.items()}) for i, n in share.items()}
+        owners: list[list[list[int]]] = []
+        for j in range(sizes.steps):
+            places = range(j * per_step, (j + 1) * per_step)
+            owners.append([[places[i] for i in share] for share in deal([lengths[i] for i in places], world)])
+        outgoing = [[mine[i] for step in owners for i in step[r] if i in mine] for r in range(world)]
+        received = {s.sequence: s for s in exchange(outgoing)}
+        steps = [[received[i] for i in step[rank]] for step in owners]
+        return steps, [[[lengths[i] for i in share] for share in step] for step in owners]
 
-    def _steps(
-        self, groups: list[Group], sizes: Sizes, shaping: Shaping
-    ) -> tuple[list[list[Sample]], list[float], list[float], list[float]]:
-        """Samples per optimizer step, shortest first, and each step's global counts: tokens, tokens and completions in the loss."""
-        per_step, k = len(groups) // sizes.steps, sizes.steps
-        steps = [[s for g in groups[j * per_step : (j + 1) * per_step] for s in g] for j in range(k)]
-        kept = [[s for s in step if not (shaping.mask_truncated and s.truncated)] for step in steps]
-        counts = [float(sum(len(s.token_ids) for s in step)) for step in [*steps, *kept]] + [float(len(step)) for step in kept]
-        counts = sum_over_ranks(counts, self.policy.device)
-        return [sorted(step, key=len) for step in steps], counts[:k], counts[k : 2 * k], counts[2 * k :]
-
-    def _covariance(self, steps: list[list[Sample]], shaping: Shaping) -> list[dict[str, float]]:
-        """Statistics of each whole optimizer step for objectives that need them; empty for the others."""
-        objective = self.policy.objective
-        if not isinstance(objective, CovarianceObjective):
-            return []
-        result = []
-        for step in steps:
-            kept = [(s.old_logprob, s.advantage) for s in step if not (shaping.mask_truncated and s.truncated)]
-            rows: list[Any] = [row for share in gather_objects(kept) for row in share]
-            if not rows:
-                rows = [(torch.zeros(0), 0.0)]
-            logprob = torch.nn.utils.rnn.pad_sequence([r[0] for r in rows], batch_first=True)
-            mask = torch.arange(logprob.shape[1])[None] < torch.tensor([len(r[0]) for r in rows])[:, None]
-            statistics = objective.statistics(logprob, torch.tensor([r[1] for r in rows]), mask)
-            result.append({name: float(value) for name, value in asdict(statistics).items()})
-        return result
+    def _padding(self, lengths: list[list[list[int]]], packs: list[list[list[list[int]]]]) -> float:
+        """Share of the tokens of all ranks' training passes that are padding."""
+        real, computed = 0.0, 0.0
+        for n, p in ((n, p) for step in zip(lengths, packs, strict=True) for n, p in zip(*step, strict=True)):
+            real += sum(n)
+            computed += sum(n) / (1 - padding_share(n, p, self.policy.padded))
+        return 1 - real / max(computed, 1.0)

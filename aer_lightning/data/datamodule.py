@@ -1,10 +1,10 @@
-"""Generation as data: prompts go in, graded and scored micro-batches come out."""
+"""Generation as data: prompts go in, graded completions come out, one batch for each optimizer step."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
@@ -32,7 +32,7 @@ class RolloutDataModule(pl.LightningDataModule):
     """Prompts, an engine and a verifier, as a Lightning DataModule.
 
     One vocabulary of sizes: ``prompts_per_rollout`` x ``responses_per_prompt`` = sequences, split into
-    ``optimizer_steps_per_rollout`` steps of micro-batches of ``micro_batch_size`` sequences. Gradient accumulation follows from it.
+    ``optimizer_steps_per_rollout`` optimizer steps, each computed in packs of at most ``tokens_per_micro_batch`` tokens.
 
     Args:
         prompts: where training prompts come from.
@@ -41,7 +41,10 @@ class RolloutDataModule(pl.LightningDataModule):
         prompts_per_rollout: P, over all ranks.
         responses_per_prompt: G.
         optimizer_steps_per_rollout: k; the first is on-policy.
-        micro_batch_size: sequences per forward and backward pass on one rank.
+        tokens_per_micro_batch: bound on the tokens of one forward and backward pass on one rank, prompt and completion; what memory holds.
+        scoring_tokens_per_micro_batch: the same of a forward pass without gradient; four times as many if left out.
+        scoring_pass: ``auto`` scores a rollout before training only where the training forward cannot do it: with several optimizer
+            steps per rollout, or where the objective or the reward needs it. ``always`` does it in any case.
         rollouts_per_epoch: an epoch is so many rollouts; validation and checkpoints come between epochs.
         temperature: of sampling, and of every probability and entropy of the policy.
         max_prompt_tokens: longer prompts are dropped and counted.
@@ -51,6 +54,7 @@ class RolloutDataModule(pl.LightningDataModule):
         dynamic_sampling: resample until every group is mixed; off if left out.
         overlong: soft length penalty; off if left out.
         mask_truncated: leave truncated completions out of the policy loss.
+        mask_truncated_entropy: leave them out of H_k and of the entropy bonus; by default every response token counts, as in AER's H_k.
         max_mismatch: limit in nat on mean |d logp| between engine and trainer, above which the run stops; if left out 0.001 for
             float32 on both sides, else 0.1.
         eval_samples: n, samples per held-out prompt.
@@ -78,7 +82,9 @@ class RolloutDataModule(pl.LightningDataModule):
         prompts_per_rollout: int = 16,
         responses_per_prompt: int = 16,
         optimizer_steps_per_rollout: int = 1,
-        micro_batch_size: int = 64,
+        tokens_per_micro_batch: int = 16384,
+        scoring_tokens_per_micro_batch: int | None = None,
+        scoring_pass: Literal["auto", "always"] = "auto",
         rollouts_per_epoch: int = 20,
         temperature: float = 1.0,
         max_prompt_tokens: int = 512,
@@ -88,6 +94,7 @@ class RolloutDataModule(pl.LightningDataModule):
         dynamic_sampling: DynamicSampling | None = None,
         overlong: OverlongPenalty | None = None,
         mask_truncated: bool = False,
+        mask_truncated_entropy: bool = False,
         max_mismatch: float | None = None,
         eval_samples: int = 8,
         eval_ks: list[int] | None = None,
@@ -102,7 +109,7 @@ class RolloutDataModule(pl.LightningDataModule):
         sleep_engine: bool = True,
     ) -> None:
         super().__init__()
-        self.sizes = Sizes(prompts_per_rollout, responses_per_prompt, optimizer_steps_per_rollout, micro_batch_size)
+        self.sizes = Sizes(prompts_per_rollout, responses_per_prompt, optimizer_steps_per_rollout, tokens_per_micro_batch)
         if responses_per_prompt > 0:
             check_estimator(advantage, responses_per_prompt)
         if problem := self.sizes.problem():
@@ -116,6 +123,18 @@ class RolloutDataModule(pl.LightningDataModule):
         }.items():
             if value < 1:
                 raise ConfigError(f"data.init_args.{name}: {value} is not positive")
+        longest = max_prompt_tokens + max_new_tokens
+        for name, tokens in {
+            "tokens_per_micro_batch": tokens_per_micro_batch,
+            "scoring_tokens_per_micro_batch": scoring_tokens_per_micro_batch or longest,
+        }.items():
+            if tokens < longest:
+                raise ConfigError(
+                    f"data.init_args.{name}: {tokens} tokens do not hold the longest sequence, max_prompt_tokens {max_prompt_tokens} + "
+                    f"max_new_tokens {max_new_tokens} = {longest}; raise it or lower those"
+                )
+        if scoring_pass not in ("auto", "always"):
+            raise ConfigError(f"data.init_args.scoring_pass: must be auto or always, got {scoring_pass!r}")
         if not temperature > 0:
             raise ConfigError(f"data.init_args.temperature: {temperature} is not positive; entropy needs a softmax, 1.0 is usual")
         if eval_temperature is not None and eval_temperature < 0:
@@ -137,7 +156,8 @@ class RolloutDataModule(pl.LightningDataModule):
         self.sampling = SamplingParams(temperature, max_new_tokens)
         self.eval_sampling = SamplingParams(temperature if eval_temperature is None else eval_temperature, max_new_tokens, eval_top_p)
         self.max_prompt_tokens, self.max_mismatch = max_prompt_tokens, max_mismatch
-        self.shaping = Shaping(advantage, advantage_eps, overlong, dynamic_sampling, mask_truncated)
+        self.shaping = Shaping(advantage, advantage_eps, overlong, dynamic_sampling, mask_truncated, mask_truncated_entropy)
+        self.scoring_pass, self.scoring_tokens = scoring_pass, scoring_tokens_per_micro_batch or 4 * tokens_per_micro_batch
         self.eval_samples, self.eval_batch_prompts, self.eval_cache = eval_samples, eval_batch_prompts, eval_cache
         self.seed, self.limits, self.sleep_engine = seed, limits, sleep_engine
         self._workers, self._timeout = verifier_workers, verifier_timeout
@@ -157,7 +177,7 @@ class RolloutDataModule(pl.LightningDataModule):
         assert self.trainer is not None
         if stage != "fit" and not self.evaluation:
             raise ConfigError(f"data.init_args.evaluation: there is nothing to {stage} on; list at least one source")
-        self._check_accumulation(stage)
+        self._check_sizes(stage)
         if self.seed is None:
             import os
 
@@ -180,9 +200,9 @@ class RolloutDataModule(pl.LightningDataModule):
         """Folder that the tokenizer and the engine start from."""
         return self.trainer.lightning_module.model_folder()  # type: ignore[union-attr, operator]
 
-    def _check_accumulation(self, stage: str) -> None:
+    def _check_sizes(self, stage: str) -> None:
         assert self.trainer is not None
-        self.sizes = Sizes(self.sizes.prompts, self.sizes.responses, self.sizes.steps, self.sizes.micro_batch, self.trainer.world_size)
+        self.sizes = Sizes(self.sizes.prompts, self.sizes.responses, self.sizes.steps, self.sizes.tokens, self.trainer.world_size)
         if stage != "fit":
             return
         if problem := self.sizes.problem():
@@ -193,11 +213,11 @@ class RolloutDataModule(pl.LightningDataModule):
                 f"data.init_args.optimizer_steps_per_rollout: {type(objective).__name__} does nothing in the first step on a rollout, and "
                 f"{self.sizes.steps} leaves no other; set {least} or more"
             )
-        if self.trainer.accumulate_grad_batches not in (1, self.sizes.accumulate):
+        if self.trainer.accumulate_grad_batches != 1:
             raise ConfigError(
-                f"trainer.accumulate_grad_batches: leave it out; it follows from the rollout's sizes and is {self.sizes.accumulate}"
+                "trainer.accumulate_grad_batches: leave it out; a batch is a whole optimizer step, computed in packs of at most "
+                f"data.init_args.tokens_per_micro_batch = {self.sizes.tokens} tokens"
             )
-        self.trainer.accumulate_grad_batches = self.sizes.accumulate
         # Metrics belong to rollouts, so trainer.log_every_n_steps counts rollouts: Lightning would log the last rollout's again otherwise.
         if not self._counts_rollouts:
             self.trainer.log_every_n_steps *= self.sizes.steps  # type: ignore[attr-defined]
@@ -238,27 +258,20 @@ class RolloutDataModule(pl.LightningDataModule):
                 max_mismatch=limit,
                 limits=self.limits,
                 sleep=self.sleep_engine and device.type != "cpu",
+                scoring_pass=self.scoring_pass,
+                scoring_tokens=self.scoring_tokens,
             )
         return self._collector
 
     def collect(self) -> Rollout:
         """The next rollout under the current weights."""
         assert self.trainer is not None and self.stream is not None
-        pad = self.tokenizer.pad_token_id
-        rollout = self.collector.collect(
-            self.stream,
-            self.rollouts,
-            self.sizes,
-            self.sampling,
-            self.shaping,
-            self.trainer.global_rank,
-            pad if pad is not None else self.tokenizer.eos_token_id,
-        )
+        rollout = self.collector.collect(self.stream, self.rollouts, self.sizes, self.sampling, self.shaping, self.trainer.global_rank)
         self.last_samples = rollout.samples
         return rollout
 
     def finish(self) -> None:
-        """The current rollout's last micro-batch has been handed out."""
+        """The current rollout's last optimizer step has been handed out."""
         self.rollout = None
         self.rollouts += 1
 
@@ -275,7 +288,7 @@ class RolloutDataModule(pl.LightningDataModule):
     # -- loaders ------------------------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> RolloutLoader:
-        """Micro-batches of rollouts."""
+        """Rollouts, one batch for each optimizer step."""
         return RolloutLoader(self)
 
     def val_dataloader(self) -> list[EvaluationLoader]:
@@ -345,10 +358,6 @@ class RolloutDataModule(pl.LightningDataModule):
             raise ConfigError(f"seed_everything: the checkpoint has seed {state['seed']}, this run {self.seed}; resume with the same seed")
         self.stream.cursor, self.rollouts = state["cursor"], state["rollouts"]
         shares = state["in_flight"]
-        if any(share is not None for share in shares):
-            if len(shares) != self.trainer.world_size:
-                raise ConfigError(
-                    f"ckpt_path: the checkpoint holds a rollout in flight on {len(shares)} ranks and cannot be resumed on "
-                    f"{self.trainer.world_size}; resume on as many ranks, or from a checkpoint written at the end of an epoch"
-                )
-            self.rollout = Rollout.from_state_dict(shares[self.trainer.global_rank])
+        if all(share is not None for share in shares):
+            padded = getattr(self.trainer.lightning_module, "padded", False)
+            self.rollout = Rollout.from_shares(shares, self.trainer.global_rank, self.trainer.world_size, self.sizes.tokens, padded)

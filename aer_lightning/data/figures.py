@@ -40,16 +40,6 @@ def group_figures(groups: Sequence[list[Sample]], device: torch.device | str) ->
     }
 
 
-def mean_entropy(samples: Sequence[Sample], device: torch.device | str) -> tuple[float, int]:
-    """H_k and its token count: sums and counts over all ranks, never means of means; fp64, so that ranks agree."""
-    local = [
-        float(sum(float(s.entropy.double().sum()) for s in samples if s.entropy is not None)),
-        float(sum(len(s.token_ids) for s in samples)),
-    ]
-    total, count = sum_over_ranks(local, device)
-    return total / max(count, 1.0), int(count)
-
-
 def tokens_by_correct(samples: Sequence[Sample], responses: int, device: torch.device | str) -> list[float]:
     """[responses + 1] response tokens over all ranks, by how many of the sample's group are correct."""
     counts = [0.0] * (responses + 1)

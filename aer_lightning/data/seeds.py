@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 
-def sample_seed(run_seed: int, prompt_id: str, rollout: int, sample: int) -> int:
+def sample_seed(run_seed: int, prompt_id: str, rollout: int, sample: int, attempt: int = 0) -> int:
     """Seed of one sample.
 
     Args:
@@ -13,11 +13,13 @@ def sample_seed(run_seed: int, prompt_id: str, rollout: int, sample: int) -> int
         prompt_id: the prompt's stable name.
         rollout: index of the rollout, or a negative number for validation (whose samples do not change with training).
         sample: index within the group, 0 <= sample < G.
+        attempt: round of dynamic sampling, because a finite source may give a prompt twice in one rollout.
 
     Returns:
         A 63-bit unsigned integer.
     """
-    key = f"{run_seed}\x1f{prompt_id}\x1f{rollout}\x1f{sample}".encode("utf-8", "surrogatepass")
+    again = f"\x1f{attempt}" if attempt else ""
+    key = f"{run_seed}\x1f{prompt_id}\x1f{rollout}\x1f{sample}{again}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
 
 

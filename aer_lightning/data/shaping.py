@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aer_lightning.algorithms.advantages import AdvantageEstimator, is_mixed_group
 from aer_lightning.errors import ConfigError
-from aer_lightning.rollout import Sample
 
 
 @dataclass(frozen=True)
@@ -33,9 +31,8 @@ class DynamicSampling:
             raise ConfigError(f"dynamic_sampling.max_tries: {self.max_tries} is not positive")
         is_mixed_group(0.5, self.tolerance)
 
-    def keeps(self, group: Sequence[Sample]) -> bool:
-        """Whether a group stays."""
-        accuracy = group[0].group_accuracy
+    def keeps(self, accuracy: float) -> bool:
+        """Whether a group of this accuracy stays."""
         return bool(is_mixed_group(accuracy, self.tolerance)) or (self.keep_all_wrong and accuracy <= self.tolerance)
 
 
@@ -62,6 +59,7 @@ class Shaping:
         overlong: penalty on long completions, or None.
         dynamic: dynamic sampling, or None.
         mask_truncated: leave truncated completions out of the policy loss.
+        mask_truncated_entropy: leave them out of H_k and of the entropy bonus.
     """
 
     advantage: AdvantageEstimator = "grpo"
@@ -69,3 +67,4 @@ class Shaping:
     overlong: OverlongPenalty | None = None
     dynamic: DynamicSampling | None = None
     mask_truncated: bool = False
+    mask_truncated_entropy: bool = False

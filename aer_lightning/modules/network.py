@@ -8,9 +8,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from aer_lightning.errors import ConfigError, DataError
 from aer_lightning.kernels import linear_token_stats
+from aer_lightning.modules.attention import Segments, cannot_pack, use_packed_attention
+from aer_lightning.rollout import Pack
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -84,7 +87,7 @@ def load_causal_lm(name: str, *, dtype: str, trust_remote_code: bool, attn_imple
 
 
 class PolicyNetwork(nn.Module):
-    """Scores completions: ``[B, L]`` ids in, ``[B, L]`` log-probabilities and entropies out, logits never.
+    """Scores completions: a pack of sequences in, log-probability and entropy of each completion token out, logits never.
 
     The head's matrix product is fused with the statistics and done for response tokens only. It happens inside this module's
     ``forward`` so that sharding wrappers around the module have gathered the head when it is read.
@@ -93,12 +96,24 @@ class PolicyNetwork(nn.Module):
         model: a Hugging Face causal LM.
         backend: kernel backend, see ``aer_lightning.kernels``.
         workspace_mb: bound on the kernels' extra memory, MiB.
+        attn_implementation: None for this package's packed attention; a name of transformers' (``flash_attention_2``, ``sdpa``, ...)
+            leaves it to that, which finds the sequences of a row by their positions.
+
+    Attributes:
+        padded: whether the model is computed in padded rectangles, because its sequences cannot share a row.
+        notice: why, in a line; None otherwise.
 
     Raises:
         ConfigError: the model changes its logits after the head in a way that the kernels do not know.
     """
 
-    def __init__(self, model: Any, backend: Literal["auto", "reference", "chunked", "triton"] = "auto", workspace_mb: int = 256) -> None:
+    def __init__(
+        self,
+        model: Any,
+        backend: Literal["auto", "reference", "chunked", "triton"] = "auto",
+        workspace_mb: int = 256,
+        attn_implementation: str | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.backend = backend
@@ -111,26 +126,33 @@ class PolicyNetwork(nn.Module):
             )
         # A constant factor on the logits (Cohere multiplies, Granite divides) is a temperature.
         self.logit_scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+        reason = cannot_pack(model)
+        self.padded = reason is not None
+        self.notice = f"{config.model_type} is trained in padded batches, because {reason}" if reason else None
+        self.attention = attn_implementation or ("model" if self.padded else "packed")
+        if self.attention == "packed":
+            use_packed_attention(model)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """Token statistics of the response tokens under softmax(z / temperature) over the whole vocabulary.
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor, lengths: tuple[int, ...], predicting: Tensor, targets: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """Token statistics of the completion tokens under softmax(z / temperature) over the whole vocabulary.
 
         Args:
-            input_ids: [B, L] right-padded ids.
-            attention_mask: [B, L] bool.
-            response_mask: [B, L] bool, the tokens to score; never the first of a sequence.
+            input_ids: [T] the pack's sequences, one after the other.
+            position_ids: [T] positions that start again with each.
+            lengths: [b] tokens of each sequence.
+            predicting: [N] place of the state that predicts each completion token.
+            targets: [N] the completion tokens.
             temperature: > 0.
 
         Returns:
-            ``logprob`` and ``entropy``, each [B, L] fp32 in nat, 0 where ``response_mask`` is False.
+            ``logprob`` and ``entropy``, each [N] fp32 in nat.
         """
-        hidden = self.model.base_model(input_ids=input_ids, attention_mask=attention_mask.long(), use_cache=False).last_hidden_state
-        # The state at t - 1 predicts the token at t.
-        chosen = hidden[:, :-1][response_mask[:, 1:]]  # [N, D]
-        targets = input_ids[response_mask]  # [N]
+        hidden = self._rectangle(input_ids, lengths) if self.padded else self._row(input_ids, position_ids, lengths)  # [T, D]
         head = self.model.get_output_embeddings()
-        logprob, entropy = linear_token_stats(
-            chosen,
+        return linear_token_stats(
+            hidden[predicting],
             head.weight,
             targets,
             bias=head.bias,
@@ -138,5 +160,24 @@ class PolicyNetwork(nn.Module):
             backend=self.backend,
             workspace_mb=self.workspace_mb,
         )
-        empty = torch.zeros(input_ids.shape, dtype=torch.float32, device=input_ids.device)
-        return empty.masked_scatter(response_mask, logprob), empty.masked_scatter(response_mask, entropy)
+
+    def score(self, pack: Pack, temperature: float) -> tuple[Tensor, Tensor]:
+        """``forward`` of a pack that lies on this network's device."""
+        return self(pack.input_ids, pack.position_ids, pack.lengths, pack.predicting, pack.targets, temperature)
+
+    def _row(self, input_ids: Tensor, position_ids: Tensor, lengths: tuple[int, ...]) -> Tensor:
+        arguments: dict[str, Any] = {}
+        if self.attention == "packed":
+            arguments["segments"] = Segments.of(lengths, input_ids.device)
+        elif "flash" in self.attention:
+            offsets = torch.tensor([0, *lengths], dtype=torch.int32, device=input_ids.device).cumsum(0, dtype=torch.int32)
+            arguments |= {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets}
+            arguments |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}
+        return self.model.base_model(input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False, **arguments)[0][0]
+
+    def _rectangle(self, input_ids: Tensor, lengths: tuple[int, ...]) -> Tensor:
+        """Padded on the right, where a causal layer's padding changes nothing, and therefore without a mask."""
+        rows = pad_sequence(list(input_ids.split(list(lengths))), batch_first=True)
+        hidden = self.model.base_model(input_ids=rows, use_cache=False)[0]  # [b, L, D]
+        real = torch.arange(rows.shape[1], device=rows.device)[None] < torch.tensor(lengths, device=rows.device)[:, None]
+        return hidden[real]

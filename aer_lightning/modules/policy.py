@@ -1,7 +1,8 @@
-"""The policy: one micro-batch in, one loss out; Lightning accumulates, clips, steps, schedules and saves.
+"""The policy: one Lightning batch in is one optimizer step out; Lightning clips, steps, schedules and saves.
 
-Reads as the algorithm: score the completions, the objective's policy loss, minus lambda(q) times entropy, plus beta times the
-KL to the reference. What it leaves to others: where completions and advantages come from (data), and who decides lambda (callbacks).
+Reads as the algorithm: for each pack of sequences score the completions, take the objective's policy loss, minus lambda(q) times
+entropy, plus beta times the KL to the reference, and run backward. What it leaves to others: where completions and advantages come
+from (data), and who decides lambda (callbacks).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from aer_lightning.algorithms.objectives import (
@@ -32,9 +34,10 @@ from aer_lightning.assets import resolve_model
 from aer_lightning.distributed import gather_objects, sum_over_ranks
 from aer_lightning.errors import ConfigError, NonFiniteLossError
 from aer_lightning.metrics.table import EvaluationTable
+from aer_lightning.modules.gradients import clip, gradient_norm, loss_scale
 from aer_lightning.modules.network import DTYPES, PolicyNetwork, check_model_folder, load_causal_lm, local_folder
-from aer_lightning.modules.sharding import full_state, gradient_norm, is_fsdp1, shard_fsdp2, wrap_fsdp1
-from aer_lightning.rollout import EvaluationBatch, RolloutBatch, RolloutInfo
+from aer_lightning.modules.sharding import check_strategy, decoder_layers, full_state, shard_fsdp2
+from aer_lightning.rollout import EvaluationBatch, Pack, RolloutBatch, RolloutInfo, measure
 
 
 class PolicyModule(pl.LightningModule):
@@ -51,9 +54,12 @@ class PolicyModule(pl.LightningModule):
         optimizer: builds the optimizer from the parameters.
         lr_scheduler: builds a scheduler, stepped once per optimizer step.
         dtype: dtype of the trained weights; keep float32 and let ``trainer.precision: bf16-mixed`` choose that of the products.
-        attn_implementation: passed on to transformers, such as ``sdpa`` or ``flash_attention_2``.
+        attn_implementation: an attention of transformers, such as ``flash_attention_2``, in place of this package's packed one.
         trust_remote_code: run code that comes with the model.
         gradient_checkpointing: recompute each block in the backward pass.
+        compile_layers: compile each decoder layer with ``torch.compile``.
+        reduce_gradients: when FSDP2 reduces gradients over ranks: after ``each_pack``, or after the ``last_pack`` of a step, which saves
+            a reduction per pack and keeps a whole fp32 gradient on every rank (4 bytes a parameter).
         kernel_backend: ``auto``, ``triton``, ``chunked`` or ``reference``.
         workspace_mb: bound on the kernels' extra memory, MiB.
 
@@ -77,6 +83,8 @@ class PolicyModule(pl.LightningModule):
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
         gradient_checkpointing: bool = False,
+        compile_layers: bool = False,
+        reduce_gradients: Literal["each_pack", "last_pack"] = "each_pack",
         kernel_backend: Literal["auto", "triton", "chunked", "reference"] = "auto",
         workspace_mb: int = 256,
     ) -> None:
@@ -96,7 +104,7 @@ class PolicyModule(pl.LightningModule):
         self.kl_weight, self.kl_estimator, self.kl_in = kl_weight, kl_estimator, kl_in
         self.make_optimizer, self.make_scheduler = optimizer, lr_scheduler
         self.dtype_name, self.attn_implementation, self.trust_remote_code = dtype, attn_implementation, trust_remote_code
-        self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_checkpointing, self.compile_layers, self.reduce_gradients = gradient_checkpointing, compile_layers, reduce_gradients
         self.kernel_backend, self.workspace_mb = kernel_backend, workspace_mb
         self.weight_version = 0
         self.policy: PolicyNetwork | None = None
@@ -106,6 +114,7 @@ class PolicyModule(pl.LightningModule):
         self._metrics: Metrics = {}
         self._finished_rollout: RolloutInfo | None = None
         self._non_finite: list[tuple[int, list[str]]] = []
+        self._norm: Tensor | None = None
 
     # -- set-up ---------------------------------------------------------------------------------------------------------------
 
@@ -113,6 +122,16 @@ class PolicyModule(pl.LightningModule):
     def needs_reference(self) -> bool:
         """Whether anything asks for the reference's log-probabilities."""
         return self.kl_weight != 0
+
+    @property
+    def needs_scoring(self) -> bool:
+        """Whether log-probabilities have to be known before the training forward: for statistics of a step or for rewards."""
+        return hasattr(self.objective, "statistics") or bool(self.kl_weight and self.kl_in == "reward")
+
+    @property
+    def padded(self) -> bool:
+        """Whether the model is computed in padded rectangles; see ``PolicyNetwork``."""
+        return self.policy is not None and self.policy.padded
 
     def model_folder(self) -> Path:
         """Local folder of ``pretrained``; a hub name is downloaded on first use."""
@@ -124,20 +143,26 @@ class PolicyModule(pl.LightningModule):
         if self.needs_reference:
             local_folder(self.reference, "model.init_args.reference")
 
+    def setup(self, stage: str) -> None:
+        """Refuse strategies and precisions that would train something else, before anything is loaded."""
+        check_strategy(self.trainer)
+
     def configure_model(self) -> None:
         """Load the policy (and the reference if it is needed) and shard both where the strategy asks for it."""
         if self.policy is not None:
             return
         self.policy = self._load(self.pretrained)
+        if self.policy.notice is not None:
+            rank_zero_info(f"model.init_args.pretrained: {self.policy.notice}")
         if self.gradient_checkpointing:
             self.policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if self.compile_layers:
+            for layer in decoder_layers(self.policy.model):
+                layer.compile()
         self.policy.train()
         if self.needs_reference and self._trainer is not None and self.trainer.training:
             self._reference.append(self._load(self.reference).requires_grad_(False).eval())
-        mesh = self.device_mesh
-        if mesh is None:
-            wrap_fsdp1(self.policy)
-        else:
+        if (mesh := self.device_mesh) is not None:
             param_dtype = DTYPES["bfloat16"] if "bf16" in str(self.trainer.precision) else None
             for network in [self.policy, *self._reference]:
                 shard_fsdp2(network.to(self.device), mesh["data_parallel"], param_dtype=param_dtype)
@@ -149,7 +174,9 @@ class PolicyModule(pl.LightningModule):
             trust_remote_code=self.trust_remote_code,
             attn_implementation=self.attn_implementation,
         )
-        return PolicyNetwork(model, backend=self.kernel_backend, workspace_mb=self.workspace_mb)
+        return PolicyNetwork(
+            model, backend=self.kernel_backend, workspace_mb=self.workspace_mb, attn_implementation=self.attn_implementation
+        )
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and the scheduler if one is configured, stepped once per optimizer step."""
@@ -166,28 +193,18 @@ class PolicyModule(pl.LightningModule):
     # -- scoring, for the data ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def score(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log-probability and entropy of response tokens under the current policy, [B, L] fp32 each, without gradient."""
+    def score(self, pack: Pack, temperature: float) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy of a pack's completion tokens under the current policy, [N] fp32 each, without gradient."""
         assert self.policy is not None, "the policy is loaded by configure_model"
         with self._evaluating(self.policy):
-            args = (t.to(self.device) for t in (input_ids, attention_mask, response_mask))
-            wrapper: Any = getattr(self.trainer.strategy, "model", None)
-            if is_fsdp1(wrapper):
-                # FSDP1 gathers weights in its root's forward, so the call has to pass through the strategy's wrapper.
-                redirect: Any = self.trainer.strategy._forward_redirection
-                return redirect(wrapper, self, "_score_inner", *args, temperature)
-            return self.policy(*args, temperature)
-
-    def _score_inner(self, *args: Any) -> tuple[Tensor, Tensor]:
-        assert self.policy is not None
-        return self.policy(*args)
+            return self.policy.score(pack.to(self.device), temperature)
 
     @torch.no_grad()
-    def score_reference(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, temperature: float) -> Tensor:
-        """Log-probability of response tokens under the reference, [B, L] fp32."""
+    def score_reference(self, pack: Pack, temperature: float) -> Tensor:
+        """Log-probability of a pack's completion tokens under the reference, [N] fp32."""
         (network,) = self._reference
         with self._evaluating(network):
-            return network(*(t.to(self.device) for t in (input_ids, attention_mask, response_mask)), temperature)[0]
+            return network.score(pack.to(self.device), temperature)[0]
 
     @contextmanager
     def _evaluating(self, network: PolicyNetwork) -> Iterator[None]:
@@ -203,58 +220,101 @@ class PolicyModule(pl.LightningModule):
     def full_weights(self) -> Iterator[tuple[str, Tensor]]:
         """(name, full tensor) of the Hugging Face model; collective under sharding."""
         assert self.policy is not None, "the policy is loaded by configure_model"
-        return full_state(self.policy, getattr(self.trainer.strategy, "model", None) if self._trainer is not None else None)
+        return full_state(self.policy)
 
     # -- training ---------------------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> Tensor:
-        """Loss of one micro-batch: policy loss - (1 / N_tok) sum lambda(q) H + beta KL, all over the optimizer step's global counts.
+        """One optimizer step: policy loss - (1 / N_tok) sum lambda(q) H + beta KL, all over the step's global counts.
 
-        The value returned is scaled so that Lightning's mean over accumulated micro-batches and the strategy's mean over ranks give
-        the plain sum: neither changes the gradient.
+        Runs forward and backward of every pack but the last one's backward, which is left to Lightning with everything that follows
+        it: clipping, scaling, the step, hooks. The value returned is the whole step's, its gradient the last pack's. It is scaled so
+        that the strategy's mean over ranks gives the plain sum.
         """
+        self.optimizers(use_pl_optimizer=False).zero_grad()  # type: ignore[union-attr]
+        scored = batch.scored
+        totals: list[Tensor] = []
+        metrics: Metrics = {}
+        for place, pack in enumerate(batch.tensors()):
+            last = place == len(batch.packs) - 1
+            self._reduce_with(last)
+            total, pack_metrics, measured = self._pack_loss(batch, pack)
+            metrics = merge_metrics(metrics, pack_metrics)
+            totals.append(total.detach())
+            if not scored:
+                self._keep(batch, pack, *measured)
+            if not last:
+                with torch.autocast(self.device.type, enabled=False):
+                    self.trainer.strategy.backward(total * self.trainer.world_size, None)
+        if not scored:
+            measure(batch.info, batch.samples, self.device, mask_truncated_entropy=batch.mask_truncated_entropy)
+        self._note_non_finite(batch, totals)
+        self._metrics = merge_metrics(self._metrics, {name: (s.cpu(), n.cpu()) for name, (s, n) in metrics.items()})
+        self._finished_rollout = batch.info if batch.last else None
+        return (total + sum(totals[:-1])) * self.trainer.world_size
+
+    def _pack_loss(self, batch: RolloutBatch, pack: Pack) -> tuple[Tensor, Metrics, tuple[Tensor, Tensor]]:
+        """A pack's share of the step's loss, its metrics, and log-probability and entropy of its completion tokens, [N] each."""
         assert self.policy is not None
-        logprob, entropy = self.policy(batch.input_ids, batch.attention_mask, batch.response_mask, batch.info.temperature)
-        inputs = self._loss_inputs(batch, logprob)
+        flat_logprob, flat_entropy = self.policy.score(pack, batch.info.temperature)
+        measured = (flat_logprob.detach(), flat_entropy.detach())
+        if not len(pack.index):  # another rank has a pack more: take part, and count nothing
+            return 0.0 * (flat_logprob.sum() + flat_entropy.sum()), {}, measured
+        logprob, entropy = pack.pad(flat_logprob), pack.pad(flat_entropy)
+        inputs = self._loss_inputs(batch, pack, logprob, entropy)
         metrics: Metrics = {}
         if self.importance is not None:
             inputs, metrics = self.importance.apply(inputs)
         loss, objective_metrics = self.objective(inputs)
-        bonus = entropy_bonus(entropy, batch.response_mask, batch.entropy_coefficient, batch.num_tokens)
+        bonus = entropy_bonus(entropy, pack.entropy_mask, batch.entropy_coefficient[pack.index], batch.num_tokens)
         total = loss - bonus
         metrics |= objective_metrics
         if self.kl_weight and self.kl_in == "loss":
             kl, kl_metrics = kl_loss(inputs, self.kl_estimator, getattr(self.objective, "aggregation", "token_mean"))
             total = total + self.kl_weight * kl
             metrics |= kl_metrics
-        if not torch.isfinite(total.detach()):
-            self._non_finite.append((batch.info.index, batch.prompt_ids))
-        # Summed over the micro-batches and ranks of the rollout these counts give the number of optimizer steps.
-        share = torch.tensor(1.0 / (self.trainer.accumulate_grad_batches * self.trainer.world_size))
+        # Summed over the rollout's packs and ranks these counts give the number of optimizer steps.
+        share = torch.tensor(1.0 / (sum(1 for p in batch.packs if p) * self.trainer.world_size), device=self.device)
         parts = {"loss": total, "policy_loss": loss, "entropy_bonus": bonus}
-        metrics |= {name: (part.detach(), share) for name, part in parts.items()}
-        self._metrics = merge_metrics(self._metrics, {name: (s.cpu(), n.cpu()) for name, (s, n) in metrics.items()})
-        self._finished_rollout = batch.info if batch.last else None
-        return total * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return total, metrics | {name: (part.detach(), share) for name, part in parts.items()}, measured
 
-    def _loss_inputs(self, batch: RolloutBatch, logprob: Tensor) -> LossInputs:
+    def _loss_inputs(self, batch: RolloutBatch, pack: Pack, logprob: Tensor, entropy: Tensor) -> LossInputs:
         return LossInputs(
             logprob=logprob,
-            old_logprob=batch.old_logprob,
-            advantage=batch.advantage,
-            mask=batch.loss_mask,
-            behaviour_logprob=batch.behaviour_logprob,
-            reference_logprob=batch.reference_logprob,
+            old_logprob=pack.old_logprob if pack.old_logprob is not None else logprob.detach(),
+            advantage=batch.advantage[pack.index],
+            mask=pack.loss_mask,
+            behaviour_logprob=pack.behaviour_logprob,
+            reference_logprob=pack.reference_logprob,
             num_tokens=batch.num_loss_tokens,
             num_sequences=batch.num_sequences,
             max_tokens=batch.max_tokens,
             seed=batch.info.index,
-            sequence_index=batch.sequence_index,
+            sequence_index=batch.sequence_index[pack.index],
             covariance=CovarianceStatistics(**batch.covariance) if batch.covariance else None,
         )
 
+    def _keep(self, batch: RolloutBatch, pack: Pack, logprob: Tensor, entropy: Tensor) -> None:
+        """The training forward of an on-policy step is the scoring pass: write what it measured to the samples."""
+        parts = zip(pack.index.tolist(), pack.split(logprob.cpu()), pack.split(entropy.cpu()), strict=True)
+        for place, before, nats in parts:
+            batch.samples[place].old_logprob, batch.samples[place].entropy = before.clone(), nats.clone()
+
+    def _reduce_with(self, last: bool) -> None:
+        if self.reduce_gradients == "last_pack" and hasattr(self.policy, "set_requires_gradient_sync"):
+            self.policy.set_requires_gradient_sync(last)  # type: ignore[union-attr, operator]
+
+    def _note_non_finite(self, batch: RolloutBatch, totals: list[Tensor]) -> None:
+        finite = torch.isfinite(torch.stack(totals)).tolist()
+        for places, fine in zip(batch.packs, finite, strict=True):
+            if not fine:
+                self._non_finite.append((batch.info.index, [batch.samples[i].prompt_id for i in places]))
+
+    def optimizer_zero_grad(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: Lightning calls it before the last pack's backward, when the gradients of the others are there already."""
+
     def _log_rollout(self, info: RolloutInfo) -> None:
-        """Log the means over the rollout's micro-batches and ranks, and what the data measured of it."""
+        """Log the means over the rollout's packs and ranks, and what the data measured of it."""
         merged = self._metrics
         if self.trainer.world_size > 1:
             merged = merge_metrics(*gather_objects(self._metrics))
@@ -266,12 +326,13 @@ class PolicyModule(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Stop before a non-finite update, on every rank at once, and log the gradient norm."""
-        norm = gradient_norm(self, getattr(self.trainer.strategy, "model", None))
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None  # fp16 scaling skips such steps by itself
-        bad = bool(self._non_finite) or not (scaled or norm < float("inf"))
+        self._norm = gradient_norm(self.parameters())
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # fp16 scaling skips such steps by itself
+        norm = float(self._norm) / loss_scale(self.trainer.precision_plugin, optimizer)
+        bad = bool(self._non_finite) or not (scaler is not None or norm < float("inf"))
         if sum_over_ranks([float(bad)], self.device)[0]:
             found = sorted({(index, name) for rank in gather_objects(self._non_finite) for index, names in rank for name in names})
-            where = f"rollout {found[0][0]}, prompts {', '.join(dict.fromkeys(n for _, n in found))}" if found else "no single micro-batch"
+            where = f"rollout {found[0][0]}, prompts {', '.join(dict.fromkeys(n for _, n in found))}" if found else "no single pack"
             raise NonFiniteLossError(
                 f"the loss or its gradient is not finite ({where}); the weights were not touched. Lower the learning rate, set "
                 "trainer.gradient_clip_val, or use trainer.precision bf16-mixed instead of 16-mixed; resume from the last checkpoint"
@@ -284,12 +345,11 @@ class PolicyModule(pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip as Lightning does; under FSDP1 the norm is a matter of the wrapper, which knows all shards."""
-        wrapper: Any = getattr(self.trainer.strategy, "model", None)
-        if gradient_clip_val and gradient_clip_algorithm in (None, "norm") and is_fsdp1(wrapper):
-            wrapper.clip_grad_norm_(gradient_clip_val)
-        else:
-            self.clip_gradients(optimizer, gradient_clip_val=gradient_clip_val, gradient_clip_algorithm=gradient_clip_algorithm)
+        """Clip as ``trainer.gradient_clip_val`` says, with the norm that is there already; fused optimizers may be clipped too."""
+        if gradient_clip_val:
+            assert self._norm is not None
+            scale = loss_scale(self.trainer.precision_plugin, optimizer)
+            clip(self.parameters(), self._norm, float(gradient_clip_val), gradient_clip_algorithm, scale)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and count the new version of the weights."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
 
-from aer_lightning.rollout.batch import RolloutBatch, RolloutInfo, collate
+from aer_lightning.rollout.batch import RolloutBatch, RolloutInfo
+from aer_lightning.rollout.packing import deal, plan_packs
 from aer_lightning.rollout.sample import Sample
 
 
@@ -17,35 +19,35 @@ class Rollout:
 
     Attributes:
         info: facts of the whole rollout.
-        steps: one list of samples per optimizer step, sorted by length so that micro-batches pad little.
+        steps: this rank's samples of each optimizer step.
+        packs: [k] packs of each optimizer step, as places in its samples.
         step_tokens, step_loss_tokens: [k] global denominators of each optimizer step.
         step_sequences: [k] completions of each optimizer step over all ranks that the policy loss counts.
-        micro_batch_size: sequences per micro-batch on this rank.
-        pad_id: token id for padding.
         max_tokens: generation limit, tokens.
         mask_truncated: whether truncated completions are left out of the policy loss.
+        mask_truncated_entropy: whether they are left out of H_k and of the bonus.
         step_covariance: [k] statistics for covariance objectives, or empty.
-        position: micro-batches handed out so far.
+        position: optimizer steps handed out so far.
     """
 
     info: RolloutInfo
     steps: list[list[Sample]]
+    packs: list[list[list[int]]]
     step_tokens: list[float]
     step_loss_tokens: list[float]
     step_sequences: list[float]
-    micro_batch_size: int
-    pad_id: int
     max_tokens: int
     mask_truncated: bool = False
+    mask_truncated_entropy: bool = False
     step_covariance: list[dict[str, float]] = field(default_factory=list)
     position: int = 0
 
     def __len__(self) -> int:
-        return sum(len(step) for step in self.steps) // self.micro_batch_size
+        return len(self.steps)
 
     @property
     def finished(self) -> bool:
-        """Whether every micro-batch has been handed out."""
+        """Whether every optimizer step has been handed out."""
         return self.position >= len(self)
 
     @property
@@ -54,24 +56,18 @@ class Rollout:
         return [sample for step in self.steps for sample in step]
 
     def next_batch(self) -> RolloutBatch:
-        """The next micro-batch; moves ``position``."""
-        per_step = len(self.steps[0]) // self.micro_batch_size
-        step, micro = divmod(self.position, per_step)
-        samples = self.steps[step][micro * self.micro_batch_size : (micro + 1) * self.micro_batch_size]
+        """The next optimizer step; moves ``position``."""
+        step = self.position
+        samples = self.steps[step]
         self.position += 1
-        tensors = collate(samples, self.pad_id)
-        loss_mask = tensors["response_mask"]
-        if self.mask_truncated:
-            loss_mask = loss_mask & ~torch.tensor([s.truncated for s in samples])[:, None]
-        fields_: dict[str, Any] = {"reference_logprob": None, **tensors}
         return RolloutBatch(
-            **fields_,
-            loss_mask=loss_mask,
+            samples=samples,
+            packs=self.packs[step],
             advantage=torch.tensor([s.advantage for s in samples]),
             reward=torch.tensor([s.reward for s in samples]),
             group_accuracy=torch.tensor([s.group_accuracy for s in samples]),
-            sequence_index=torch.tensor([s.sequence for s in samples]),
-            prompt_ids=[s.prompt_id for s in samples],
+            sequence_index=torch.tensor([s.sequence for s in samples], dtype=torch.long),
+            response_lengths=torch.tensor([len(s.token_ids) for s in samples], dtype=torch.long),
             num_tokens=self.step_tokens[step],
             num_loss_tokens=self.step_loss_tokens[step],
             num_sequences=self.step_sequences[step],
@@ -81,6 +77,8 @@ class Rollout:
             last=self.finished,
             entropy_coefficient=torch.zeros(len(samples)),
             covariance=self.step_covariance[step] if self.step_covariance else None,
+            mask_truncated=self.mask_truncated,
+            mask_truncated_entropy=self.mask_truncated_entropy,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,3 +93,26 @@ class Rollout:
         """The inverse of ``state_dict``."""
         steps = [[Sample(**sample) for sample in step] for step in state["steps"]]
         return cls(**{**state, "info": RolloutInfo(**state["info"]), "steps": steps})
+
+    @classmethod
+    def from_shares(cls, shares: Sequence[dict[str, Any]], rank: int, world_size: int, tokens: int, padded: bool = False) -> Rollout:
+        """This rank's share of a rollout that another number of ranks had in flight: its sequences are dealt anew.
+
+        Args:
+            shares: the ``state_dict`` of every rank that had a share.
+            rank, world_size: of this run.
+            tokens: bound on the tokens of a pack.
+            padded: whether packs are computed as padded rectangles.
+        """
+        if len(shares) == world_size:
+            return cls.from_state_dict(shares[rank])
+        parts = [cls.from_state_dict(share) for share in shares]
+        whole = parts[0]
+        whole.packs = list(whole.packs)
+        for k in range(len(whole)):
+            samples = sorted((s for part in parts for s in part.steps[k]), key=lambda s: s.sequence)
+            lengths = [len(s) for s in samples]
+            dealt = deal(lengths, world_size)
+            whole.packs[k] = plan_packs([[lengths[i] for i in share] for share in dealt], tokens, padded)[rank]
+            whole.steps[k] = [samples[i] for i in dealt[rank]]
+        return whole

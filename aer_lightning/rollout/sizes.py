@@ -13,59 +13,53 @@ class Sizes:
         prompts: prompts per rollout over all ranks, P.
         responses: responses per prompt, G.
         steps: optimizer steps per rollout, k.
-        micro_batch: sequences per micro-batch and rank.
+        tokens: bound on the tokens of one pack, the forward and backward pass of one rank.
         world_size: ranks.
     """
 
     prompts: int
     responses: int
     steps: int
-    micro_batch: int
+    tokens: int
     world_size: int = 1
 
     @property
     def sequences(self) -> int:
-        """Completions per rollout over all ranks."""
+        """Completions of a rollout over all ranks, P x G."""
         return self.prompts * self.responses
 
-    @property
-    def accumulate(self) -> int:
-        """Micro-batches per optimizer step on one rank."""
-        return self.sequences // (self.steps * self.world_size * self.micro_batch)
-
-    @property
-    def micro_batches(self) -> int:
-        """Micro-batches per rollout on one rank."""
-        return self.accumulate * self.steps
-
     def problem(self) -> str | None:
-        """Why these sizes do not fit together, naming the option; None if they do."""
+        """What makes the sizes not fit together, naming the option; None if they do."""
         for name, value in (
             ("prompts_per_rollout", self.prompts),
             ("responses_per_prompt", self.responses),
             ("optimizer_steps_per_rollout", self.steps),
-            ("micro_batch_size", self.micro_batch),
+            ("tokens_per_micro_batch", self.tokens),
         ):
             if value < 1:
                 return f"data.init_args.{name}: {value} is not positive"
-        if self.prompts % (self.steps * self.world_size):
+        if self.prompts % self.steps:
             return (
-                f"data.init_args.prompts_per_rollout: {self.prompts} prompts do not divide into {self.steps} optimizer steps x "
-                f"{self.world_size} ranks; use a multiple of {self.steps * self.world_size}"
+                f"data.init_args.prompts_per_rollout: {self.prompts} prompts do not divide into {self.steps} optimizer steps; use a "
+                f"multiple of {self.steps}"
             )
-        share = self.sequences // (self.steps * self.world_size)
-        if share % self.micro_batch:
+        if self.sequences // self.steps < self.world_size:
             return (
-                f"data.init_args.micro_batch_size: {self.micro_batch} does not divide the {share} sequences of an optimizer step on one "
-                f"rank ({self.prompts} x {self.responses} / {self.steps} steps / {self.world_size} ranks); use a divisor of {share}"
+                f"data.init_args.prompts_per_rollout: {self.prompts} prompts x {self.responses} responses / {self.steps} optimizer steps "
+                f"leave some of the {self.world_size} ranks without a sequence; use {-(-self.world_size * self.steps // self.responses)} "
+                "prompts or more"
             )
         return None
 
     def describe(self) -> str:
-        """The arithmetic, in one line."""
-        ranks = f" x {self.world_size} ranks" if self.world_size > 1 else ""
+        """The arithmetic, in one line.
+
+        >>> Sizes(prompts=30, responses=8, steps=3, tokens=4096, world_size=2).describe()
+        '30 prompts per rollout x 8 responses per prompt = 240 sequences; 3 optimizer steps per rollout x 80 sequences on 2 ranks, in packs of at most 4096 tokens'
+        """  # noqa: E501
+        ranks = f" on {self.world_size} ranks" if self.world_size > 1 else ""
         return (
             f"{self.prompts} prompts per rollout x {self.responses} responses per prompt = {self.sequences} sequences; "
-            f"{self.steps} optimizer step{'s' * (self.steps > 1)} per rollout x {self.accumulate} micro-batches{ranks} x "
-            f"{self.micro_batch} sequences"
+            f"{self.steps} optimizer step{'s' * (self.steps > 1)} per rollout x {self.sequences // self.steps} sequences{ranks}, "
+            f"in packs of at most {self.tokens} tokens"
         )

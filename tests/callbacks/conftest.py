@@ -1,4 +1,4 @@
-"""Fabricated micro-batches and the least of a module, so that the entropy stack can be driven rollout by rollout without training."""
+"""Fabricated batches and the least of a module, so that the entropy stack can be driven rollout by rollout without training."""
 
 from __future__ import annotations
 
@@ -7,33 +7,28 @@ from typing import Any
 import pytest
 import torch
 
-from aer_lightning.rollout import RolloutBatch, RolloutInfo
+from aer_lightning.rollout import RolloutBatch, RolloutInfo, Sample
 
 
 def make_batch(
     entropy: float = 0.4, *, index: int = 0, accuracy: Any = (0.0, 0.5), tokens: Any = None, first: bool = True, last: bool = True
 ):
-    """One micro-batch of a sequence per accuracy (a multiple of .05), with ``tokens`` response tokens each (2, 3, 4, ... if left out)."""
+    """One batch of a sequence per accuracy (a multiple of .05), with ``tokens`` response tokens each (2, 3, 4, ... if left out)."""
     size = len(accuracy)
     tokens = list(tokens or range(2, size + 2))
-    length = max(tokens) + 1
-    response = torch.arange(length)[None] >= 1
-    response = response & (torch.arange(length)[None] <= torch.tensor(tokens)[:, None])
-    zeros = torch.zeros(size, length)
     by_correct = [float(sum(n for n, g in zip(tokens, accuracy, strict=True) if round(20 * g) == c)) for c in range(21)]
+    samples = [
+        Sample(f"p{i}", "", 0, i, [1], [1] * n, torch.zeros(n), "stop", entropy=torch.full((n,), entropy), old_logprob=torch.zeros(n))
+        for i, n in enumerate(tokens)
+    ]
     return RolloutBatch(
-        input_ids=torch.ones(size, length, dtype=torch.long),
-        attention_mask=torch.ones(size, length, dtype=torch.bool),
-        response_mask=response,
-        loss_mask=response,
-        old_logprob=zeros,
-        behaviour_logprob=zeros,
-        reference_logprob=None,
+        samples=samples,
+        packs=[list(range(size))],
         advantage=torch.zeros(size),
         reward=torch.zeros(size),
         group_accuracy=torch.tensor(accuracy, dtype=torch.float32),
         sequence_index=torch.arange(size),
-        prompt_ids=[f"p{i}" for i in range(size)],
+        response_lengths=torch.tensor(tokens),
         num_tokens=float(sum(tokens)),
         num_loss_tokens=float(sum(tokens)),
         num_sequences=float(size),
@@ -46,7 +41,7 @@ def make_batch(
 
 
 class Stack:
-    """Runs callbacks over micro-batches in the order in which the trainer calls them, and keeps what they log."""
+    """Runs callbacks over batches in the order in which the trainer calls them, and keeps what they log."""
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
@@ -56,7 +51,7 @@ class Stack:
         self.logged |= values
 
     def step(self, callbacks: list[Any], batch: RolloutBatch, batch_idx: int = 0) -> RolloutBatch:
-        """One micro-batch; what it carries into ``training_step``."""
+        """One optimizer step; what it carries into ``training_step``."""
         for callback in callbacks:
             callback.on_train_batch_start(None, self, batch, batch_idx)
         for callback in callbacks:
@@ -64,7 +59,7 @@ class Stack:
         return batch
 
     def rollouts(self, callbacks: list[Any], entropies: Any, **kwargs: Any) -> list[dict[str, float]]:
-        """One rollout of one micro-batch for each entropy; what was logged of each."""
+        """One rollout of one optimizer step for each entropy; what was logged of each."""
         rows = []
         for index, entropy in enumerate(entropies):
             self.logged = {}

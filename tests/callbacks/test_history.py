@@ -26,7 +26,7 @@ def timeless(folder):
 @pytest.mark.parametrize("every", [{"every_n_epochs": 1}, {"every_n_train_steps": 4}], ids=["epoch", "mid-epoch"])
 @pytest.mark.parametrize("same_folder", [True, False])
 def test_metrics_of_a_resumed_run_are_those_of_one_run(runs, tmp_path, every, same_folder):
-    options = {"optimizer_steps_per_rollout": 2, "micro_batch_size": 8, "rollouts_per_epoch": 3}
+    options = {"optimizer_steps_per_rollout": 2, "rollouts_per_epoch": 3}
 
     def fit(folder, epochs, extra=(), ckpt=None):
         data = runs.data(**options, evaluation=[CountdownPrompts(split="validation", numbers=(2,), size=2)])

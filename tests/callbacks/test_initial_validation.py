@@ -56,7 +56,7 @@ def test_training_is_what_it_is_without(runs, tmp_path):
     _, plain, plain_draws = fit(runs, tmp_path, "without", [], every=1)
     assert draws.validations == [0, 2, 4] and plain_draws.validations == [2, 4]
     assert draws.training[:2] == plain_draws.training[:2], "no random number was used up before the first rollout"
-    assert draws.modes == plain_draws.modes == [(True, True, True)] * 8
+    assert draws.modes == plain_draws.modes == [(True, True, True)] * 4
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), plain.parameters(), strict=True))
     start = runs.module()
     start.configure_model()

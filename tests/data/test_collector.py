@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import aer_lightning.data.collector as collector_module
+import aer_lightning.data.credit as credit_module
 import aer_lightning.data.figures as figures_module
+import aer_lightning.rollout.measurement as measure_module
 from aer_lightning.algorithms.objectives import ClipCovObjective, ClipObjective, KLCovObjective
 from aer_lightning.data.collector import Collector
 from aer_lightning.data.engines.base import Completion, SamplingParams
@@ -63,27 +65,25 @@ class FakePolicy:
     def __init__(self, objective=None, kl_weight=0.0):
         self.weight_version, self.objective, self.device = 5, objective or ClipObjective(), torch.device("cpu")
         self.kl_weight, self.kl_in, self.needs_reference = kl_weight, "reward", kl_weight != 0
+        self.needs_scoring, self.padded = kl_weight != 0, False
         self.batches = []
 
     def full_weights(self):
         return iter([("w", torch.ones(1))])
 
-    def _values(self, input_ids, response_mask, value):
-        out = torch.full(input_ids.shape, float("nan"))  # what is outside the response must not be read
-        for row in range(len(input_ids)):
-            places = response_mask[row].nonzero().flatten().tolist()
-            prompt, tokens = input_ids[row, : places[0]].tolist(), input_ids[row, places[0] : places[-1] + 1].tolist()
-            for i, place in enumerate(places):
-                out[row, place] = value(prompt, tokens, i)
-        return out
+    def _values(self, pack, value):
+        out = []
+        for ids, tokens in zip(pack.input_ids.split(list(pack.lengths)), pack.split(pack.targets), strict=True):
+            prompt, completion = ids[: -len(tokens)].tolist(), tokens.tolist()
+            out += [value(prompt, completion, i) for i in range(len(completion))]
+        return torch.tensor(out)
 
-    def score(self, input_ids, attention_mask, response_mask, temperature):
-        self.batches.append(len(input_ids))
-        entropy = self._values(input_ids, response_mask, lambda *key: unit("entropy", *map(repr, key)))
-        return self._values(input_ids, response_mask, logprob), entropy
+    def score(self, pack, temperature):
+        self.batches.append(pack.lengths)
+        return self._values(pack, logprob), self._values(pack, lambda *key: unit("entropy", *map(repr, key)))
 
-    def score_reference(self, input_ids, attention_mask, response_mask, temperature):
-        return self._values(input_ids, response_mask, lambda *key: logprob(*key) - unit("reference", *map(repr, key)))
+    def score_reference(self, pack, temperature):
+        return self._values(pack, lambda *key: logprob(*key) - unit("reference", *map(repr, key)))
 
 
 class FakeTokenizer:
@@ -112,10 +112,13 @@ class Ranks:
     """Threads in the place of processes; collectives by a barrier."""
 
     def __init__(self, monkeypatch, world):
+        self.moved = 0
         self.world, self.local, self.slots, self.barrier = world, threading.local(), [None] * world, threading.Barrier(world, timeout=30)
         for module, names in (
-            (collector_module, ("gather_objects", "sum_over_ranks", "max_over_ranks")),
+            (collector_module, ("gather_objects", "sum_over_ranks", "exchange")),
+            (credit_module, ("gather_objects", "sum_over_ranks")),
             (figures_module, ("sum_over_ranks",)),
+            (measure_module, ("sum_over_ranks", "max_over_ranks")),
         ):
             for name in names:
                 monkeypatch.setattr(module, name, getattr(self, name))
@@ -126,6 +129,10 @@ class Ranks:
         gathered = list(self.slots)
         self.barrier.wait()
         return gathered
+
+    def exchange(self, outgoing):
+        self.moved += sum(len(objects) for rank, objects in enumerate(outgoing) if rank != self.local.rank)
+        return [item for share in self.gather_objects(outgoing) for item in share[self.local.rank]]
 
     def sum_over_ranks(self, values, device="cpu"):
         return [sum(column) for column in zip(*self.gather_objects(list(values)), strict=True)]
@@ -158,13 +165,26 @@ class Ranks:
 def collect(monkeypatch):
     """Collects rollout 3 of 8 prompts x 4 responses and two optimizer steps; returns each rank's rollout, stream, policy and engine."""
 
-    def run(world=1, shaping=None, *, shift=0.0, max_mismatch=1.0, chances=(0, 3, 5, 7, 10), steps=2, **policy_options):
-        sizes = Sizes(prompts=8, responses=4, steps=steps, micro_batch=2, world_size=world)
+    def run(
+        world=1,
+        shaping=None,
+        *,
+        shift=0.0,
+        max_mismatch=1.0,
+        chances=(0, 3, 5, 7, 10),
+        steps=2,
+        tokens=20,
+        scoring_pass="auto",
+        **policy_options,
+    ):
+        sizes = Sizes(prompts=8, responses=4, steps=steps, tokens=tokens, world_size=world)
 
         def work(rank):
             engine, policy, stream = FakeEngine(shift), FakePolicy(**policy_options), FakeStream(chances)
-            collector = Collector(engine, policy, FakeTokenizer(), run_seed=1, max_mismatch=max_mismatch)
-            rollout = collector.collect(stream, 3, sizes, SAMPLING, shaping or Shaping(), rank, pad_id=0)
+            collector = Collector(
+                engine, policy, FakeTokenizer(), run_seed=1, max_mismatch=max_mismatch, scoring_pass=scoring_pass, scoring_tokens=40
+            )
+            rollout = collector.collect(stream, 3, sizes, SAMPLING, shaping or Shaping(), rank)
             return rollout, stream, policy, engine
 
         return Ranks(monkeypatch, world).run(work)
@@ -182,7 +202,7 @@ def facts(sample):
     return sample.prompt_id, sample.index, sample.token_ids, sample.outcome, sample.reward, sample.group_accuracy, sample.sequence
 
 
-TIMES = ("generate_seconds", "score_seconds", "generate_tokens_per_second")
+TIMES = ("generate_seconds", "score_seconds", "generate_tokens_per_second", "packs")
 SHAPINGS = {
     "plain": Shaping(),
     "batch": Shaping(advantage="reinforce_pp"),
@@ -212,7 +232,8 @@ def test_a_rollout_does_not_depend_on_the_number_of_ranks(collect, name, world):
         assert [list(c.values()) for c in rollout.step_covariance] == [
             pytest.approx(list(c.values()), abs=1e-6) for c in first.step_covariance
         ]
-        assert len(rollout.samples) == 32 // world
+        assert len(rollout.packs[0]) == len(many[0][0].packs[0]), "every rank makes the same number of passes"
+        assert len(rollout.samples) > 0
     for step in range(2):
         place = {s.sequence for s in first.steps[step]}
         assert {s.sequence for rollout, *_ in many for s in rollout.steps[step]} == place, "each step trains on the same sequences"
@@ -321,11 +342,49 @@ def test_other_objectives_cost_no_statistics(collect):
     assert rollout.step_covariance == []
 
 
-def test_scoring_goes_by_micro_batches_of_similar_length(collect):
+def test_scoring_goes_by_packs_that_are_larger_than_those_of_training(collect):
     ((rollout, _, policy, _),) = collect()
-    assert policy.batches == [2] * 16
-    assert all([len(s) for s in step] == sorted(len(s) for s in step) for step in rollout.steps)
+    assert all(sum(lengths) <= 40 for lengths in policy.batches) and any(sum(lengths) > 20 for lengths in policy.batches)
+    assert all(sum(len(step[i]) for i in pack) <= 20 for step, packs in zip(rollout.steps, rollout.packs, strict=True) for pack in packs)
     assert all(torch.isfinite(s.old_logprob).all() and len(s.old_logprob) == len(s.token_ids) == len(s.entropy) for s in rollout.samples)
+
+
+def test_the_training_forward_is_the_scoring_pass_where_nothing_asks_for_more(collect):
+    ((rollout, _, policy, _),) = collect(steps=1)
+    assert policy.batches == [] and not rollout.next_batch().scored and rollout.info.entropy != rollout.info.entropy
+    assert collect(steps=1, scoring_pass="always")[0][2].batches
+    assert collect(steps=1, kl_weight=0.1)[0][2].batches, "a penalty in the reward needs log-probabilities first"
+    assert collect(steps=2)[0][2].batches
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_tokens_balance_over_ranks(collect, world):
+    loads = [sum(len(s) for s in rollout.steps[0]) for rollout, *_ in collect(world)]
+    assert max(loads) - min(loads) <= LIMIT + 3, "no rank has more than one sequence more than another"
+
+
+def test_dynamic_sampling_never_draws_the_same_completion_twice(collect, monkeypatch):
+    """A finite source of as many prompts as a rollout gives every prompt again in the second round."""
+
+    class Finite(FakeStream):
+        def take(self, count):
+            self.cursor += count
+            return [(Prompt(f"p{i}", "?", None), [5, i]) for i in range(count)]
+
+    monkeypatch.setattr("tests.data.test_collector.FakeStream", Finite)
+    seeds = []
+    real = FakeEngine.generate
+    monkeypatch.setattr(FakeEngine, "generate", lambda self, r, s: (seeds.extend(x.seed for x in r), real(self, r, s))[1])
+    collect(shaping=Shaping(dynamic=DynamicSampling(max_tries=3, tolerance=0.4)))
+    assert len(seeds) == 96 and len(set(seeds)) == 96
+
+
+def test_dynamic_sampling_moves_only_what_is_kept_and_dealt_elsewhere(collect, monkeypatch):
+    moved = []
+    real = Ranks.run
+    monkeypatch.setattr(Ranks, "run", lambda self, work: (real(self, work), moved.append(self.moved))[0])
+    collect(2, shaping=Shaping(dynamic=DynamicSampling(max_tries=3)))
+    assert 0 < moved[0] <= 32, "of up to 96 completions drawn"
 
 
 def test_a_difference_between_engine_and_trainer_is_measured(collect):
@@ -365,4 +424,4 @@ def test_weights_that_change_between_generation_and_scoring_are_noticed():
     policy.score = update_meanwhile
     collector = Collector(engine, policy, FakeTokenizer(), run_seed=1, max_mismatch=1.0)
     with pytest.raises(StaleWeightsError, match="version 5"):
-        collector.collect(stream, 0, Sizes(2, 2, 1, 4), SAMPLING, Shaping(), 0, 0)
+        collector.collect(stream, 0, Sizes(2, 2, 2, 40), SAMPLING, Shaping(), 0)

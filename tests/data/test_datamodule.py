@@ -8,9 +8,11 @@ from aer_lightning.data.shaping import DynamicSampling, OverlongPenalty
 from aer_lightning.errors import ConfigError, UserError
 
 
-def test_accumulation_and_logging_follow_from_the_sizes(runs):
-    trainer, _, _ = runs.fit(data=runs.data(optimizer_steps_per_rollout=2, micro_batch_size=2), log_every_n_steps=3)
-    assert trainer.accumulate_grad_batches == 4 and trainer.log_every_n_steps == 6
+def test_a_batch_is_an_optimizer_step_and_logging_counts_rollouts(runs, recorder):
+    trainer, _, _ = runs.fit([recorder], data=runs.data(optimizer_steps_per_rollout=2, tokens_per_micro_batch=32), log_every_n_steps=3)
+    assert trainer.log_every_n_steps == 6 and trainer.global_step == len(recorder.batches) == 4
+    with pytest.raises(ConfigError, match=r"^trainer\.accumulate_grad_batches: leave it out; .*tokens_per_micro_batch"):
+        runs.fit(accumulate_grad_batches=2)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +23,9 @@ def test_accumulation_and_logging_follow_from_the_sizes(runs):
         ({"max_mismatch": 0.0}, "max_mismatch"),
         ({"rollouts_per_epoch": 0}, "rollouts_per_epoch"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"tokens_per_micro_batch": 31}, "tokens_per_micro_batch"),
+        ({"scoring_tokens_per_micro_batch": 31}, "scoring_tokens_per_micro_batch"),
+        ({"scoring_pass": "never"}, "scoring_pass"),
         ({"overlong": OverlongPenalty(buffer=9)}, "overlong.buffer"),
         ({"eval_ks": [0, 1]}, "eval_ks"),
         ({"eval_ks": [3]}, "eval_ks"),
@@ -48,13 +53,10 @@ def test_samples_depend_on_the_seed_and_the_rollout_alone(runs, recorder):
     def tokens(**kwargs):
         recorder.batches.clear()
         runs.fit([recorder], data=runs.data(**kwargs))
-        rows = {
-            (b.info.index, int(i)): ids.tolist() for b in recorder.batches for i, ids in zip(b.sequence_index, b.input_ids, strict=True)
-        }
-        return {key: [t for t in ids if t != 0] for key, ids in rows.items()}
+        return {(b.info.index, s.sequence): s.prompt_ids + s.token_ids for b in recorder.batches for s in b.samples}
 
     base = tokens()
-    assert tokens(micro_batch_size=2) == base
+    assert tokens(tokens_per_micro_batch=32) == base
     assert tokens(seed=4) != base
 
 

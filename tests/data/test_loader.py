@@ -20,7 +20,7 @@ class Data:
     rollouts_per_epoch = 2
 
     class sizes:
-        micro_batches = 2
+        steps = 2
 
     def __init__(self, rollouts=0, rollout=None):
         self.rollouts, self.rollout, self.diary = rollouts, rollout, []

@@ -24,7 +24,7 @@ def small(model, run_dir, *, epochs=1):
         "data.init_args.engine": ENGINE,
         "data.init_args.prompts_per_rollout": 4,
         "data.init_args.responses_per_prompt": 4,
-        "data.init_args.micro_batch_size": 8,
+        "data.init_args.tokens_per_micro_batch": 256,
         "data.init_args.rollouts_per_epoch": 2,
         "data.init_args.max_new_tokens": 8,
         "data.init_args.eval_samples": 2,

@@ -61,7 +61,7 @@ def fit(cli, small, tmp_path, monkeypatch, read_metrics):
         monkeypatch.setattr(PolicyModule, "training_step", record)
         folder = tmp_path / f"{name}{len(list(tmp_path.iterdir()))}"
         quiet = ["--curves.enabled=false", "--export.enabled=false", "--data.init_args.evaluation=[]"]
-        sizes = ["--data.init_args.prompts_per_rollout=6", "--data.init_args.micro_batch_size=12", "--data.init_args.max_new_tokens=12"]
+        sizes = ["--data.init_args.prompts_per_rollout=6", "--data.init_args.max_new_tokens=12"]
         steps = ["--data.init_args.optimizer_steps_per_rollout=2"]
         line = build(["fit", *files(name), *small("countdown-tiny", folder), *quiet, *sizes, *steps, *options])
         saved = yaml.safe_load((folder / "config.yaml").read_text())
@@ -198,7 +198,7 @@ def test_overlays_name_themselves_and_leave_task_and_budget_alone(name, cli):
     assert classes == STACKS.get(name, ["FixedCoefficient"])
     assert overlay["trainer"].keys() == {"callbacks"}, "neither epochs nor devices"
     assert overlay.get("model", {"init_args": {}})["init_args"].keys() <= {"objective"}, "neither the model nor the learning rate"
-    budget = {"optimizer_steps_per_rollout", "micro_batch_size"} if name == "kl_cov" else set()
+    budget = {"optimizer_steps_per_rollout"} if name == "kl_cov" else set()
     method = {"dynamic_sampling", "overlong", "mask_truncated"}
     assert overlay.get("data", {"init_args": {}})["init_args"].keys() <= method | budget
 

@@ -113,10 +113,10 @@ def test_strategy_overlays(cli, tmp_path):
         return build(["fit", *files, "--trainer.accelerator=cpu", f"--run_dir={tmp_path / 'r'}", *options], run=False).trainer.strategy
 
     assert type(strategy("ddp")).__name__ == "DDPStrategy"
-    sharded = strategy("fsdp2", "--trainer.devices=4")
-    assert type(sharded).__name__ == "ModelParallelStrategy" and sharded._data_parallel_size == 4, "shards follow the number of devices"
-    if not torch.cuda.is_available():
-        assert "CUDAAccelerator" in cli.refused("fit", "-c", "configs/aer.yaml", "-c", "configs/strategy/fsdp.yaml")
+    for name in ("fsdp", "fsdp2"):
+        sharded = strategy(name, "--trainer.devices=4")
+        assert type(sharded).__name__ == "FSDP2Strategy" and sharded.num_processes == 4
+    assert type(strategy("ddp", "--trainer.strategy=fsdp")).__name__ == "FSDP2Strategy"
 
 
 @pytest.mark.parametrize("overlay", ["grpo", "fixed_entropy"])

@@ -37,14 +37,14 @@ def results(tmp_path_factory):
         "data.init_args.rollouts_per_epoch": 3,
         "data.init_args.prompts_per_rollout": 8,
         "data.init_args.optimizer_steps_per_rollout": 2,
-        "data.init_args.micro_batch_size": 4,
+        "data.init_args.tokens_per_micro_batch": 160,
         "data.init_args.max_new_tokens": 14,
         "model.init_args.kl_weight": 0.01,
         "curves.enabled": "false",
         "samples.every": 1,
         "samples.limit": "null",
     }
-    for name, overlay in (("single", []), ("ddp", ["-c", "configs/strategy/ddp.yaml"]), ("fsdp2", ["-c", "configs/strategy/fsdp2.yaml"])):
+    for name, overlay in (("single", []), ("ddp", ["-c", "configs/strategy/ddp.yaml"]), ("fsdp2", ["-c", "configs/strategy/fsdp.yaml"])):
         run = folder / name
         arguments = [*small(resolve_model("countdown-tiny"), run), *(f"--{k}={v}" for k, v in options.items())]
         status, _, err = CommandLine.spawn(None, "fit", "-c", "configs/aer.yaml", "-c", overlay_path, *overlay, *arguments)

@@ -22,10 +22,10 @@ def weights(module):
     return {name: tensor.clone() for name, tensor in module.full_weights()}
 
 
-@pytest.mark.parametrize(("steps", "micro"), [(1, 16), (1, 4), (2, 8), (4, 2)])
-def test_one_controller_update_per_rollout(runs, recorder, steps, micro):
+@pytest.mark.parametrize(("steps", "tokens"), [(1, 512), (1, 128), (2, 256), (4, 64)])
+def test_one_controller_update_per_rollout(runs, recorder, steps, tokens):
     callbacks = stack()
-    runs.fit([*callbacks, recorder], data=runs.data(optimizer_steps_per_rollout=steps, micro_batch_size=micro, rollouts_per_epoch=3))
+    runs.fit([*callbacks, recorder], data=runs.data(optimizer_steps_per_rollout=steps, tokens_per_micro_batch=tokens, rollouts_per_epoch=3))
     assert callbacks[1].rollouts == 3
     # Target 1.5 H_0 lies above the entropy, so each update adds about eta / 3, and alpha of rollout k is that of k updates.
     alphas = [r["aer/alpha"] for r in recorder.rollouts]
@@ -34,7 +34,7 @@ def test_one_controller_update_per_rollout(runs, recorder, steps, micro):
         {float(b.entropy_coefficient.max()) for b in recorder.batches if b.info.index == i and (b.group_accuracy < 0.5).any()}
         for i in range(3)
     ]
-    assert all(len(values) == 1 for values in within), "alpha stays the same over all micro-batches of a rollout"
+    assert all(len(values) == 1 for values in within), "alpha stays the same over all optimizer steps of a rollout"
 
 
 def test_validation_moves_nothing(runs):
@@ -57,11 +57,11 @@ def test_training_is_the_same_with_and_without_validation(runs):
     assert torch.equal(results[0][1], results[1][1])
 
 
-def test_step_entropy_does_not_depend_on_micro_batches(runs, recorder):
+def test_step_entropy_does_not_depend_on_packs(runs, recorder):
     seen = []
-    for micro in (16, 4, 1):
+    for tokens in (512, 128, 32):
         record = copy.deepcopy(recorder)
-        runs.fit([record], data=runs.data(micro_batch_size=micro))
+        runs.fit([record], data=runs.data(tokens_per_micro_batch=tokens))
         seen.append([record.batches[0].info.entropy, record.batches[-1].info.entropy])
     assert seen[0] == pytest.approx(seen[1], abs=1e-6) and seen[0] == pytest.approx(seen[2], abs=1e-6)
 
@@ -84,7 +84,7 @@ def test_step_entropy_is_that_of_the_whole_softmax_at_the_sampling_temperature(r
     assert recorder.batches[0].info.num_tokens == count
 
 
-def gradients(runs, micro, coefficient, objective=None, advantage_scale=1.0):
+def gradients(runs, tokens, coefficient, objective=None, advantage_scale=1.0):
     """Gradient of the first optimizer step, as one vector."""
     import lightning.pytorch as pl
 
@@ -101,27 +101,27 @@ def gradients(runs, micro, coefficient, objective=None, advantage_scale=1.0):
     keep = Keep()
     runs.fit(
         [FixedCoefficient(coefficient), keep],
-        data=runs.data(micro_batch_size=micro, rollouts_per_epoch=1),
+        data=runs.data(tokens_per_micro_batch=tokens, rollouts_per_epoch=1),
         module=runs.module(objective=objective),
     )
     return keep.grad
 
 
 def test_entropy_bonus_has_a_gradient_that_nothing_rescales(runs):
-    reference = gradients(runs, 16, 0.1, advantage_scale=0.0)
+    reference = gradients(runs, 512, 0.1, advantage_scale=0.0)
     assert reference.norm() > 1e-3
-    for micro in (8, 2):
-        assert torch.allclose(gradients(runs, micro, 0.1, advantage_scale=0.0), reference, atol=1e-6)
+    for tokens in (256, 64):
+        assert torch.allclose(gradients(runs, tokens, 0.1, advantage_scale=0.0), reference, atol=1e-6)
     for aggregation in ("sequence_mean_token_sum", "sequence_mean_token_mean", "constant_length"):
-        other = gradients(runs, 16, 0.1, ClipObjective(aggregation=aggregation), advantage_scale=0.0)
+        other = gradients(runs, 512, 0.1, ClipObjective(aggregation=aggregation), advantage_scale=0.0)
         assert torch.allclose(other, reference, atol=1e-6)
-    assert torch.allclose(gradients(runs, 16, 0.2, advantage_scale=0.0), 2 * reference, atol=1e-6)
+    assert torch.allclose(gradients(runs, 512, 0.2, advantage_scale=0.0), 2 * reference, atol=1e-6)
 
 
 def test_policy_gradient_does_not_depend_on_accumulation(runs):
     from aer_lightning.data.engines import TransformersEngine
 
-    def gradient(micro):
+    def gradient(tokens):
         import lightning.pytorch as pl
 
         class Keep(pl.Callback):
@@ -132,11 +132,11 @@ def test_policy_gradient_does_not_depend_on_accumulation(runs):
                 self.grad = torch.cat([p.grad.flatten() for p in pl_module.parameters()]).clone()
 
         keep = Keep()
-        runs.fit([keep], data=runs.data(micro_batch_size=micro, rollouts_per_epoch=1, engine=TransformersEngine()))
+        runs.fit([keep], data=runs.data(tokens_per_micro_batch=tokens, rollouts_per_epoch=1, engine=TransformersEngine()))
         return keep.grad
 
-    assert gradient(16).norm() > 1e-3
-    assert torch.allclose(gradient(16), gradient(2), atol=1e-6)
+    assert gradient(512).norm() > 1e-3
+    assert torch.allclose(gradient(512), gradient(64), atol=1e-6)
 
 
 def test_all_wrong_group_is_moved_by_entropy_alone(runs, recorder):

@@ -54,7 +54,7 @@ def sources():
 
 @pytest.mark.parametrize("every", [{"every_n_epochs": 1}, {"every_n_train_steps": 3}], ids=["epoch end", "inside a rollout"])
 def test_resume_equals_no_interruption(runs, tmp_path, every):
-    options = {"optimizer_steps_per_rollout": 2, "micro_batch_size": 4, "rollouts_per_epoch": 2}
+    options = {"optimizer_steps_per_rollout": 2, "tokens_per_micro_batch": 96, "rollouts_per_epoch": 2}
     whole, whole_stack = Diary(), stack()
     trainer, module, _ = runs.fit([*whole_stack, whole], data=runs.data(**options, evaluation=sources()), max_epochs=4)
     expected = state(trainer, module)
@@ -101,7 +101,7 @@ def test_another_seed_is_refused(runs, tmp_path):
 
 
 def test_rollout_in_flight_needs_as_many_ranks(runs, tmp_path):
-    data_options = {"optimizer_steps_per_rollout": 2, "micro_batch_size": 8}
+    data_options = {"optimizer_steps_per_rollout": 2}
     runs.fit(
         [ModelCheckpoint(dirpath=tmp_path / "c", every_n_train_steps=1, save_top_k=-1, filename="{step}")], data=runs.data(**data_options)
     )

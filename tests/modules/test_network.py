@@ -6,55 +6,55 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from aer_lightning.errors import ConfigError, DataError
 from aer_lightning.modules.network import PolicyNetwork, check_model_folder, load_causal_lm, local_folder
+from aer_lightning.rollout import Sample, make_pack
 
 
 def load(folder):
     return load_causal_lm(str(folder), dtype="float32", trust_remote_code=False, attn_implementation=None)
 
 
-def batch(vocabulary=20):
+def samples(lengths=((4, 8), (4, 5), (4, 2)), vocabulary=20):
     torch.manual_seed(1)
-    ids = torch.randint(3, vocabulary, (3, 12))
-    attention = torch.ones(3, 12, dtype=torch.bool)
-    attention[1, 9:] = False
-    attention[2, 6:] = False
-    response = attention.clone()
-    response[:, :4] = False
-    return ids.masked_fill(~attention, 0), attention, response
+    return [
+        Sample(
+            f"p{i}",
+            "",
+            0,
+            i,
+            torch.randint(3, vocabulary, (p,)).tolist(),
+            torch.randint(3, vocabulary, (n,)).tolist(),
+            torch.zeros(n),
+            "stop",
+        )
+        for i, (p, n) in enumerate(lengths)
+    ]
 
 
-def reference(model, ids, attention, response, temperature):
-    """Statistics from whole logits, one unpadded sequence at a time, in fp64."""
-    model = model.double()
-    logprob, entropy = torch.zeros(ids.shape), torch.zeros(ids.shape)
-    for row in range(len(ids)):
-        length = int(attention[row].sum())
-        logp = torch.log_softmax(model(ids[row : row + 1, :length]).logits[0, :-1] / temperature, -1)
-        for t in range(1, length):
-            if response[row, t]:
-                logprob[row, t] = logp[t - 1, ids[row, t]]
-                entropy[row, t] = -(logp[t - 1].exp() * logp[t - 1]).sum()
-    return logprob, entropy
+def reference(model, rows, temperature=1.0):
+    """Statistics from whole logits, one sequence at a time, in the model's dtype; [N] each."""
+    logprob, entropy = [], []
+    for s in rows:
+        logp = torch.log_softmax(model(torch.tensor([s.prompt_ids + s.token_ids])).logits[0, len(s.prompt_ids) - 1 : -1] / temperature, -1)
+        logprob.append(logp.gather(1, torch.tensor(s.token_ids)[:, None])[:, 0])
+        entropy.append(-(logp.exp() * logp).sum(-1))
+    return torch.cat(logprob), torch.cat(entropy)
 
 
 @pytest.mark.parametrize("kind", ["random_model", "random_llama"])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_statistics_are_those_of_the_whole_logits(request, kind, temperature):
     folder = request.getfixturevalue(kind)
-    ids, attention, response = batch()
-    logprob, entropy = PolicyNetwork(load(folder))(ids, attention, response, temperature)
-    expected = reference(load(folder), ids, attention, response, temperature)
-    assert torch.allclose(logprob, expected[0], atol=1e-5) and torch.allclose(entropy, expected[1], atol=1e-5)
-    assert (logprob[~response] == 0).all() and (entropy[~response] == 0).all()
+    logprob, entropy = PolicyNetwork(load(folder)).score(make_pack(samples()), temperature)
+    expected = reference(load(folder).double(), samples(), temperature)
+    assert torch.allclose(logprob.double(), expected[0], atol=1e-5) and torch.allclose(entropy.double(), expected[1], atol=1e-5)
 
 
 @pytest.mark.parametrize(("option", "value", "factor"), [("logit_scale", 0.5, 0.5), ("logits_scaling", 4.0, 0.25)])
 def test_a_factor_on_the_logits_is_a_temperature(random_model, option, value, factor):
-    ids, attention, response = batch()
     model = load(random_model)
     setattr(model.config, option, value)
-    logprob, _ = PolicyNetwork(model)(ids, attention, response, 1.0)
-    assert torch.allclose(logprob, reference(load(random_model), ids, attention, response, 1 / factor)[0], atol=1e-5)
+    logprob, _ = PolicyNetwork(model).score(make_pack(samples()), 1.0)
+    assert torch.allclose(logprob, reference(load(random_model), samples(), 1 / factor)[0], atol=1e-5)
 
 
 def test_capped_logits_are_refused(random_model):
@@ -62,14 +62,6 @@ def test_capped_logits_are_refused(random_model):
     model.config.final_logit_softcapping = 30.0
     with pytest.raises(ConfigError, match="final_logit_softcapping"):
         PolicyNetwork(model)
-
-
-def test_padding_does_not_change_a_sequence(random_model):
-    network = PolicyNetwork(load(random_model))
-    ids, attention, response = batch()
-    together, _ = network(ids, attention, response, 1.0)
-    alone, _ = network(ids[2:, :6], attention[2:, :6], response[2:, :6], 1.0)
-    assert torch.allclose(together[2:, :6], alone, atol=1e-6)
 
 
 class Largest(TorchDispatchMode):
@@ -110,13 +102,11 @@ def test_no_logits_tensor_of_the_batch_in_a_training_step(tmp_path, monkeypatch)
     for name in ("linear_partials", "linear_backward"):
         monkeypatch.setattr(chunked, name, inside(getattr(chunked, name)))
     model = load(build_model("qwen3", tmp_path / "wide", vocab_size=vocabulary, hidden_size=16))
-    ids = torch.randint(3, vocabulary, (rows, 24))
-    response = torch.ones_like(ids, dtype=torch.bool)
-    response[:, :4] = False
+    pack = make_pack(samples([(4, 20)] * rows, vocabulary))
     network = PolicyNetwork(model, workspace_mb=8)
-    tokens = int(response.sum())
+    tokens = len(pack.targets)
     with largest:
-        logprob, entropy = network(ids, torch.ones_like(response), response, 1.0)
+        logprob, entropy = network.score(pack, 1.0)
         (logprob.sum() + entropy.sum()).backward()
     assert inner == ["linear_partials", "linear_backward"], "both passes were looked into"
     assert largest.numel == vocabulary * 16, "the head's gradient is the largest tensor with a vocabulary axis"
@@ -128,8 +118,8 @@ def test_dropout_is_off(tmp_path):
 
     folder = build_model("qwen3", tmp_path / "dropout", attention_dropout=0.5)
     network = PolicyNetwork(load(folder)).train()
-    ids, attention, response = batch()
-    assert torch.equal(network(ids, attention, response, 1.0)[0], network(ids, attention, response, 1.0)[0])
+    pack = make_pack(samples())
+    assert torch.equal(network.score(pack, 1.0)[0], network.score(pack, 1.0)[0])
 
 
 def test_folder_checks(tmp_path, random_model):

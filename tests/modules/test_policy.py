@@ -81,19 +81,20 @@ def test_scheduler_steps_once_per_optimizer_step(runs):
     def decay(optimizer):
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
 
-    data = runs.data(rollouts_per_epoch=2, optimizer_steps_per_rollout=2, micro_batch_size=2)
+    data = runs.data(rollouts_per_epoch=2, optimizer_steps_per_rollout=2, tokens_per_micro_batch=32)
     trainer, module, _ = runs.fit(data=data, module=runs.module(lr_scheduler=decay))
     assert trainer.global_step == module.weight_version == 4
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3 * 0.5**4)
 
 
-def test_loss_of_a_rollout_is_the_sum_over_micro_batches(runs, recorder):
-    for micro in (16, 4):
-        runs.fit([FixedCoefficient(0.3), recorder], data=runs.data(micro_batch_size=micro, rollouts_per_epoch=1))
-    one, four = recorder.rollouts
+def test_loss_of_a_rollout_is_the_sum_over_packs(runs, recorder):
+    for tokens in (512, 64):
+        runs.fit([FixedCoefficient(0.3), recorder], data=runs.data(tokens_per_micro_batch=tokens, rollouts_per_epoch=1))
+    one, many = recorder.rollouts
+    assert one["rollout/packs"] == 1 and many["rollout/packs"] > 4
     assert one["train/entropy_bonus"] > 0.05
     for name in ("train/loss", "train/entropy_bonus", "train/grad_norm", "train/ratio"):
-        assert four[name] == pytest.approx(one[name], abs=1e-5)
+        assert many[name] == pytest.approx(one[name], abs=1e-5)
 
 
 def test_bf16_mixed_precision_trains(runs, recorder):

@@ -1,9 +1,14 @@
 """Sharded training itself is tested by tests/integration/test_distributed.py, on two processes."""
 
-import torch
+from types import SimpleNamespace
 
+import pytest
+import torch
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+
+from aer_lightning.errors import ConfigError
 from aer_lightning.modules.network import PolicyNetwork, load_causal_lm
-from aer_lightning.modules.sharding import decoder_layers, full_state, is_fsdp1, wrap_fsdp1
+from aer_lightning.modules.sharding import check_strategy, decoder_layers, full_state
 
 
 def network(folder):
@@ -23,11 +28,26 @@ def test_full_state_has_the_names_and_values_of_the_model(random_model):
     assert all(torch.equal(state[k], v) and not state[k].requires_grad for k, v in net.model.state_dict().items())
 
 
-def test_without_fsdp_nothing_is_wrapped(random_model):
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"precision": "bf16-true"}, ["trainer.precision", "bf16-mixed"]),
+        ({"precision": "16-true"}, ["trainer.precision", "16-mixed"]),
+        ({"strategy": ModelParallelStrategy(tensor_parallel_size=2)}, ["tensor_parallel_size", "different models"]),
+        ({"strategy": FSDPStrategy.__new__(FSDPStrategy)}, ["trainer.strategy", "configs/strategy/fsdp.yaml"]),
+    ],
+)
+def test_what_would_train_something_else_is_refused_in_one_line(options, words):
+    trainer = SimpleNamespace(**({"precision": "32-true", "strategy": None} | options))
+    with pytest.raises(ConfigError) as caught:
+        check_strategy(trainer)
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
+
+
+def test_weights_are_read_under_inference_mode(random_model):
     net = network(random_model)
-    layers = list(net.model.model.layers)
-    wrap_fsdp1(net)
-    assert list(net.model.model.layers) == layers and not is_fsdp1(net) and not is_fsdp1(None)
+    with torch.inference_mode():
+        assert not any(t.is_inference() for _, t in full_state(net))
 
 
 def test_full_tensors_of_a_sharded_network_on_one_rank(random_model, tmp_path):
@@ -44,7 +64,8 @@ def test_full_tensors_of_a_sharded_network_on_one_rank(random_model, tmp_path):
         shard_fsdp2(net, init_device_mesh("cpu", (1,)))
         assert all(isinstance(p, DTensor) for p in net.parameters())
         expected = plain.model.state_dict()
-        state = dict(full_state(net))
+        with torch.inference_mode():
+            state = dict(full_state(net))
         assert all(not isinstance(t, DTensor) and torch.equal(t, expected[n]) for n, t in state.items()) and len(state) == len(expected)
     finally:
         dist.destroy_process_group()

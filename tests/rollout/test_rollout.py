@@ -3,7 +3,7 @@ import io
 import pytest
 import torch
 
-from aer_lightning.rollout.rollout import Rollout, RolloutInfo, Sample, collate
+from aer_lightning.rollout import Rollout, RolloutInfo, Sample
 
 
 def sample(prompt, tokens, i=0, **kwargs):
@@ -27,44 +27,35 @@ def make_rollout(**kwargs):
     values = {
         "info": RolloutInfo(4, 7, 1.0, 0.5, 8, 4, {"reward": 0.25}),
         "steps": [samples[:2], samples[2:]],
+        "packs": [[[0, 1]], [[0], [1]]],
         "step_tokens": [4.0, 4.0],
         "step_loss_tokens": [4.0, 4.0],
         "step_sequences": [2.0, 2.0],
-        "micro_batch_size": 1,
-        "pad_id": 0,
         "max_tokens": 3,
     }
     return Rollout(**(values | kwargs))
 
 
-def test_collate_aligns_values_with_their_tokens():
-    out = collate([sample([1, 2], [3, 4, 5]), sample([1], [6])], pad_id=0)
-    assert out["input_ids"].tolist() == [[1, 2, 3, 4, 5], [1, 6, 0, 0, 0]]
-    assert out["attention_mask"].sum(1).tolist() == [5, 2]
-    assert out["input_ids"][out["response_mask"]].tolist() == [3, 4, 5, 6]
-    assert out["old_logprob"].tolist() == [[0, 0, 2, 4, 6], [0, 2, 0, 0, 0]]
-    assert "reference_logprob" not in out
-
-
-def test_micro_batches_come_in_order_and_know_their_step():
+def test_optimizer_steps_come_in_order():
     rollout = make_rollout(step_tokens=[40.0, 50.0])
     batches = []
     while not rollout.finished:
         batches.append(rollout.next_batch())
-    assert len(batches) == len(rollout) == 4
-    assert [b.first for b in batches] == [True, False, False, False]
-    assert [b.last for b in batches] == [False, False, False, True]
-    assert [b.num_tokens for b in batches] == [40.0, 40.0, 50.0, 50.0]
-    assert [b.prompt_ids for b in batches] == [["p0"], ["p1"], ["p2"], ["p3"]]
-    assert [b.sequence_index.item() for b in batches] == [0, 1, 2, 3]
-    assert all((b.entropy_coefficient == 0).all() for b in batches)
+    assert len(batches) == len(rollout) == 2
+    assert [b.first for b in batches] == [True, False] and [b.last for b in batches] == [False, True]
+    assert [b.num_tokens for b in batches] == [40.0, 50.0]
+    assert [b.prompt_ids for b in batches] == [["p0", "p1"], ["p2", "p3"]]
+    assert [b.sequence_index.tolist() for b in batches] == [[0, 1], [2, 3]]
+    assert [b.response_lengths.tolist() for b in batches] == [[3, 1], [2, 2]]
+    assert [len(list(b.tensors())) for b in batches] == [1, 2]
+    assert all((b.entropy_coefficient == 0).all() and b.scored for b in batches)
 
 
-def test_truncated_completions_leave_the_loss_but_not_the_entropy():
-    rollout = make_rollout(mask_truncated=True, micro_batch_size=2)
-    batch = rollout.next_batch()
-    assert batch.response_mask.sum(1).tolist() == [3, 1]
-    assert batch.loss_mask.sum(1).tolist() == [3, 0]
+def test_truncated_completions_leave_the_loss_but_not_the_entropy_unless_asked():
+    (pack,) = make_rollout(mask_truncated=True).next_batch().tensors()
+    assert pack.mask.sum(1).tolist() == pack.entropy_mask.sum(1).tolist() == [3, 1] and pack.loss_mask.sum(1).tolist() == [3, 0]
+    (pack,) = make_rollout(mask_truncated_entropy=True).next_batch().tensors()
+    assert pack.mask.sum(1).tolist() == pack.loss_mask.sum(1).tolist() == [3, 1] and pack.entropy_mask.sum(1).tolist() == [3, 0]
 
 
 def test_state_survives_a_checkpoint_of_plain_values():
@@ -76,14 +67,32 @@ def test_state_survives_a_checkpoint_of_plain_values():
     restored = Rollout.from_state_dict(torch.load(buffer, weights_only=True))
     assert restored.position == 1 and restored.info == rollout.info
     a, b = rollout.next_batch(), restored.next_batch()
-    assert torch.equal(a.input_ids, b.input_ids) and torch.equal(a.old_logprob, b.old_logprob)
+    for x, y in zip(a.tensors(), b.tensors(), strict=True):
+        assert torch.equal(x.input_ids, y.input_ids) and torch.equal(x.old_logprob, y.old_logprob)
     assert a.prompt_ids == b.prompt_ids and a.last == b.last
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_a_rollout_in_flight_is_dealt_to_another_number_of_ranks(world):
+    whole = make_rollout()
+    whole.next_batch()
+    shares = []
+    for r in range(2):
+        part = make_rollout(steps=[[s for s in step if s.sequence % 2 == r] for step in whole.steps], packs=[[[0]], [[0]]])
+        part.next_batch()
+        shares.append(part.state_dict())
+    parts = [Rollout.from_shares(shares, rank, world, tokens=16) for rank in range(world)]
+    assert all(part.position == 1 and len(part) == 2 for part in parts)
+    assert len({len(part.packs[1]) for part in parts}) == 1
+    assert sorted(s.sequence for part in parts for s in part.steps[1]) == [2, 3]
+    for part in parts:
+        assert sorted(i for pack in part.packs[1] for i in pack) == list(range(len(part.steps[1])))
 
 
 def test_moving_a_batch_moves_tensors_alone():
     moved = make_rollout().next_batch().to("meta")
-    assert moved.input_ids.device.type == moved.advantage.device.type == "meta"
-    assert moved.prompt_ids == ["p0"] and moved.num_tokens == 4.0
+    assert moved.advantage.device.type == "meta"
+    assert moved.prompt_ids == ["p0", "p1"] and moved.num_tokens == 4.0
 
 
 @pytest.mark.parametrize("name", ["correct", "wrong", "timeout"])

@@ -1,0 +1,135 @@
+"""Who computes which sequence together with which: sequences dealt to ranks, and a rank's share cut into packs.
+
+A pack is one row of several sequences, each attending to itself alone: nothing is padded. Every rank makes the same number of packs,
+because each is a forward and a backward pass in which sharded ranks wait for one another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def deal(lengths: Sequence[int], ranks: int) -> list[list[int]]:
+    """Deal sequences to ranks so that their tokens balance: the longest first, each to the rank with the fewest tokens.
+
+    Args:
+        lengths: tokens of each sequence.
+        ranks: number of ranks.
+
+    Returns:
+        The places of each rank's sequences, ascending. No rank is left out where there are as many sequences as ranks.
+
+    Example (18 tokens; both ranks get 9):
+        >>> deal([8, 5, 3, 1, 1], ranks=2)
+        [[0, 3], [1, 2, 4]]
+    """
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    loads = [0] * ranks
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        rank = min(range(ranks), key=lambda r: (loads[r], r))
+        shares[rank].append(i)
+        loads[rank] += lengths[i]
+    return [sorted(share) for share in shares]
+
+
+def first_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Few packs of at most ``budget`` tokens: the longest first, each to the first pack that has room.
+
+    A sequence longer than the budget gets a pack of its own; whoever sets the budget sees to it that there is none.
+
+    Example:
+        >>> first_fit([5, 5, 5, 2], budget=10)
+        [[0, 1], [2, 3]]
+    """
+    packs: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        place = next((p for p, free in enumerate(room) if free >= lengths[i]), None)
+        if place is None:
+            packs.append([])
+            room.append(budget)
+            place = len(packs) - 1
+        packs[place].append(i)
+        room[place] -= lengths[i]
+    return packs
+
+
+def rectangles(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Packs for models that have to be padded: neighbours in length, sequences x longest at most ``budget``.
+
+    Example (the third would make 3 x 5 tokens):
+        >>> rectangles([2, 5, 5, 5], budget=10)
+        [[1, 2], [3, 0]]
+    """
+    packs: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if packs and (len(packs[-1]) + 1) * lengths[packs[-1][0]] <= budget:
+            packs[-1].append(i)
+        else:
+            packs.append([i])
+    return packs
+
+
+def cut(lengths: Sequence[int], budget: int, count: int, padded: bool = False) -> list[list[int]]:
+    """Cut sequences into exactly ``count`` packs within ``budget``, as even as may be; packs beyond the sequences are empty.
+
+    Args:
+        lengths: tokens of each sequence.
+        budget: bound on the tokens of a pack.
+        count: number of packs, at least what ``first_fit`` (``rectangles`` where ``padded``) needs.
+        padded: whether a pack is computed as a padded rectangle.
+
+    Example (two packs would do; three are asked for):
+        >>> cut([5, 5, 4, 2], budget=10, count=3)
+        [[0], [1], [2, 3]]
+        >>> cut([7], budget=10, count=2)
+        [[0], []]
+    """
+    if not padded:
+        even = deal(lengths, count)
+        if all(sum(lengths[i] for i in share) <= budget for share in even):
+            return even
+    packs = rectangles(lengths, budget) if padded else first_fit(lengths, budget)
+    while len(packs) < count:
+        largest = max(range(len(packs)), key=lambda p: (len(packs[p]) > 1, sum(lengths[i] for i in packs[p])), default=-1)
+        if largest < 0 or len(packs[largest]) < 2:
+            packs.append([])
+            continue
+        whole = packs[largest]
+        halves = [whole[: len(whole) // 2], whole[len(whole) // 2 :]] if padded else [whole[0::2], whole[1::2]]
+        packs[largest : largest + 1] = halves
+    return packs
+
+
+def plan_packs(lengths: Sequence[Sequence[int]], budget: int, padded: bool = False) -> list[list[list[int]]]:
+    """The packs of every rank, the same number on each: as many as the rank that needs the most.
+
+    Every rank computes the same answer from the lengths of all, so no rank has to ask another.
+
+    Args:
+        lengths: for each rank, tokens of each of its sequences.
+        budget: bound on the tokens of a pack.
+        padded: whether packs are computed as padded rectangles.
+
+    Returns:
+        ``[ranks][packs][sequences of the pack]``, places within the rank's share.
+
+    Example (rank 0 needs two packs, so rank 1 makes two):
+        >>> plan_packs([[6, 6], [4, 3, 3]], budget=10)
+        [[[0], [1]], [[0], [1, 2]]]
+    """
+    fit = rectangles if padded else first_fit
+    count = max(1, max((len(fit(share, budget)) for share in lengths), default=1))
+    return [cut(share, budget, count, padded) for share in lengths]
+
+
+def padding_share(lengths: Sequence[int], packs: Sequence[Sequence[int]], padded: bool = False) -> float:
+    """Share of the computed tokens that are padding: 0 for rows of sequences, what is lost in padded rectangles.
+
+    Example (2 x 5 computed, 8 of them real):
+        >>> round(padding_share([5, 3], [[0, 1]], padded=True), 3)
+        0.2
+    """
+    real = sum(lengths[i] for pack in packs for i in pack)
+    computed = sum(max((lengths[i] for i in pack), default=0) * len(pack) for pack in packs) if padded else real
+    return 1 - real / computed if computed else 0.0

@@ -1,0 +1,61 @@
+"""Dealing and packing: exact partitions, within the budget, balanced, the same number of packs everywhere."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aer_lightning.rollout import deal, padding_share, plan_packs
+from aer_lightning.rollout.packing import cut, first_fit, rectangles
+
+LENGTHS = st.lists(st.integers(1, 100), min_size=0, max_size=40)
+
+
+def flat(packs):
+    return sorted(i for pack in packs for i in pack)
+
+
+@given(LENGTHS, st.integers(1, 5))
+def test_dealing_is_a_partition_that_leaves_no_rank_out(lengths, ranks):
+    shares = deal(lengths, ranks)
+    assert flat(shares) == list(range(len(lengths)))
+    assert all(shares) or len(lengths) < ranks
+    loads = [sum(lengths[i] for i in share) for share in shares]
+    assert max(loads) - min(loads) <= max(lengths, default=0), "no rank has more than one sequence more than another"
+
+
+@given(st.lists(LENGTHS, min_size=1, max_size=4), st.integers(100, 400), st.booleans())
+def test_every_rank_makes_as_many_packs_as_the_one_that_needs_most(lengths, budget, padded):
+    plans = plan_packs(lengths, budget, padded)
+    assert len({len(plan) for plan in plans}) == 1 and len(plans[0]) >= 1
+    fit = rectangles if padded else first_fit
+    assert len(plans[0]) == max(1, max(len(fit(share, budget)) for share in lengths))
+    for share, plan in zip(lengths, plans, strict=True):
+        assert flat(plan) == list(range(len(share)))
+        for pack in plan:
+            assert (max((share[i] for i in pack), default=0) * len(pack) if padded else sum(share[i] for i in pack)) <= budget
+        if len(share) >= len(plan):
+            assert all(plan), "no pack is empty where there are sequences enough"
+
+
+@given(LENGTHS, st.integers(100, 400), st.integers(0, 5))
+def test_more_packs_than_needed_stay_within_the_budget(lengths, budget, more):
+    count = len(first_fit(lengths, budget)) + more
+    packs = cut(lengths, budget, count)
+    assert len(packs) == count and flat(packs) == list(range(len(lengths)))
+    assert all(sum(lengths[i] for i in pack) <= budget for pack in packs)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_long_tailed_lengths_balance_and_do_not_pad(seed):
+    draw = random.Random(seed)
+    lengths = [min(8192, max(16, int(draw.lognormvariate(7.2, 0.9)))) for _ in range(512)]
+    shares = deal(lengths, 8)
+    loads = [sum(lengths[i] for i in share) for share in shares]
+    assert max(loads) / (sum(loads) / 8) < 1.01
+    plans = plan_packs([[lengths[i] for i in share] for share in shares], 16384)
+    assert len(plans[0]) <= -(-max(loads) // 16384) + 1, "little more than the fewest packs possible"
+    assert all(padding_share([lengths[i] for i in share], plan) == 0 for share, plan in zip(shares, plans, strict=True))
+    padded = plan_packs([[lengths[i] for i in share] for share in shares], 16384, padded=True)
+    assert padding_share([lengths[i] for i in shares[0]], padded[0], padded=True) < 0.35, "what models that must be padded lose"
