@@ -58,7 +58,7 @@ def condense(message: str, options: Iterable[str] = ()) -> str:
         name = next(group for group in unknown.groups() if group)
         full = f"{where}.{name}" if where and not unknown.group(2) else name
         if instead := RETIRED.get(full.rsplit(".")[-1]):
-            return f"{full}: no longer an option; {instead}"
+            return f"{full if '.' in full else 'data.init_args.' + full}: no longer an option; {instead}"
         names = list(options)
         near = difflib.get_close_matches(full, names, n=1) or difflib.get_close_matches(full, [n.rsplit(".")[-1] for n in names], n=1)
         near = [next((n for n in names if n == near[0] or n.endswith("." + near[0])), near[0])] if near else []

@@ -150,7 +150,7 @@ def test_a_non_finite_loss_stops_before_the_update(runs):
 
     class Poison(pl.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            if batch.info.index == 1 and not batch.last:
+            if batch.info.index == 1:
                 batch.advantage = batch.advantage + float("nan")
                 self.names = set(batch.prompt_ids)
 

@@ -117,11 +117,13 @@ def test_dapo_resamples_penalises_masks_and_clips_higher(fit):
         assert 1 <= row["rollout/sampling_tries"] <= 4
         assert_group_advantages(batches)
         for batch in batches:
-            length = batch.response_mask.sum(1)
+            length = batch.response_lengths
             penalty = ((length - limit + buffer) / buffer).clamp(0, 1)
             correct = (batch.reward + penalty).round()
             assert torch.allclose(batch.reward, correct - penalty, atol=1e-5) and set(correct.tolist()) <= {0.0, 1.0}
-            kept = batch.loss_mask.sum(1)
+            kept = torch.zeros_like(length)
+            for pack in batch.tensors():
+                kept[pack.index] = pack.loss_mask.sum(1)
             assert ((kept == length) | ((kept == 0) & (length == limit))).all()
             penalised, masked = penalised + int((penalty > 0).sum()), masked + int((kept == 0).sum())
     assert sum(run.column("rollout/sampling_tries")) > 2, "the shipped model solves some problems every time"

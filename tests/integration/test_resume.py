@@ -100,14 +100,20 @@ def test_another_seed_is_refused(runs, tmp_path):
         runs.fit(data=runs.data(seed=4), max_epochs=2, ckpt_path=tmp_path / "c" / "last.ckpt")
 
 
-def test_rollout_in_flight_needs_as_many_ranks(runs, tmp_path):
-    data_options = {"optimizer_steps_per_rollout": 2}
-    runs.fit(
-        [ModelCheckpoint(dirpath=tmp_path / "c", every_n_train_steps=1, save_top_k=-1, filename="{step}")], data=runs.data(**data_options)
-    )
+def test_a_rollout_in_flight_on_two_ranks_goes_on_on_one(runs, tmp_path):
+    """Its sequences are dealt anew, so that the rest of the rollout trains on what an uninterrupted run trains on."""
+    options = {"optimizer_steps_per_rollout": 2, "rollouts_per_epoch": 2}
+    keep = ModelCheckpoint(dirpath=tmp_path / "c", every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    _, whole, _ = runs.fit([keep], data=runs.data(**options))
     path = tmp_path / "c" / "step=1.ckpt"
     checkpoint = torch.load(path, weights_only=True)
-    checkpoint["RolloutDataModule"]["in_flight"] *= 2
+    (share,) = checkpoint["RolloutDataModule"]["in_flight"]
+    halves = []
+    for half in (0, 1):
+        steps = [step[half::2] for step in share["steps"]]
+        halves.append({**share, "steps": steps, "packs": [[list(range(len(step)))] for step in steps]})
+    checkpoint["RolloutDataModule"]["in_flight"] = halves
     torch.save(checkpoint, path)
-    with pytest.raises(ConfigError, match="2 ranks"):
-        runs.fit(data=runs.data(**data_options), max_epochs=2, ckpt_path=path)
+    _, resumed, _ = runs.fit(data=runs.data(**options), ckpt_path=path)
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
