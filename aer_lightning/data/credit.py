@@ -59,12 +59,12 @@ def covariance_statistics(steps: list[list[Sample]], shaping: Shaping, objective
         return []
     result = []
     for step in steps:
-        kept = [(s.old_logprob, s.advantage) for s in step if not (shaping.mask_truncated and s.truncated)]
+        kept = [(s.old_logprob, s.advantage, s.sequence) for s in step if not (shaping.mask_truncated and s.truncated)]
         rows: list[Any] = [row for share in gather_objects(kept) for row in share]
         if not rows:
-            rows = [(torch.zeros(0), 0.0)]
+            rows = [(torch.zeros(0), 0.0, 0)]
         logprob = torch.nn.utils.rnn.pad_sequence([r[0] for r in rows], batch_first=True)
         mask = torch.arange(logprob.shape[1])[None] < torch.tensor([len(r[0]) for r in rows])[:, None]
-        statistics = objective.statistics(logprob, torch.tensor([r[1] for r in rows]), mask)
+        statistics = objective.statistics(logprob, torch.tensor([r[1] for r in rows]), mask, torch.tensor([r[2] for r in rows]))
         result.append({name: float(value) for name, value in asdict(statistics).items()})
     return result

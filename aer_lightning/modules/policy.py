@@ -292,6 +292,8 @@ class PolicyModule(pl.LightningModule):
             seed=batch.info.index,
             sequence_index=batch.sequence_index[pack.index],
             covariance=CovarianceStatistics(**batch.covariance) if batch.covariance else None,
+            entropy=entropy.detach(),
+            scalars=batch.scalars,
         )
 
     def _keep(self, batch: RolloutBatch, pack: Pack, logprob: Tensor, entropy: Tensor) -> None:
