@@ -24,6 +24,21 @@ from aer_lightning.rollout import Outcome, Pack, Rollout, RolloutInfo, Sample, S
 Group = list[Sample]
 
 
+class Memory(Protocol):
+    """Who holds the accelerator's memory when; see ``aer_lightning.modules.memory``."""
+
+    generating: bool
+
+    def make_room(self) -> None:
+        """Before the engine takes new weights."""
+
+    def hand_over(self) -> None:
+        """Before the engine generates."""
+
+    def take_back(self) -> None:
+        """After the engine has gone to sleep."""
+
+
 class Policy(Protocol):
     """What the data needs of the policy module."""
 
@@ -31,6 +46,7 @@ class Policy(Protocol):
     needs_reference: bool
     needs_scoring: bool
     padded: bool
+    memory: Memory
     kl_weight: float
     kl_in: str
     objective: Any
@@ -82,9 +98,19 @@ class Collector:
     # -- generation and verification --------------------------------------------------------------------------------------------
 
     def sync(self) -> None:
-        """Push the policy's weights to the engine if they changed since the last time. Collective under sharding."""
+        """Give the engine its turn, with the policy's weights if they changed since the last time. Collective under sharding."""
         if self.engine.weight_version != self.policy.weight_version:
+            self.rest()
+            self.policy.memory.make_room()
             self.engine.sync_weights(self.policy.full_weights(), self.policy.weight_version)
+        self.policy.memory.hand_over()
+
+    def rest(self) -> None:
+        """End the engine's turn: it sleeps, and the trainer's memory returns. Does nothing where it has not begun."""
+        if self.policy.memory.generating:
+            if self.sleep:
+                self.engine.sleep()
+            self.policy.memory.take_back()
 
     def complete(
         self, prompts: Sequence[Encoded], samples: int, sampling: SamplingParams, *, rollout: int, attempt: int = 0
@@ -108,8 +134,6 @@ class Collector:
             for i in range(samples)
         ]
         completions = self.engine.generate(requests, sampling) if requests else []
-        if self.sleep:
-            self.engine.sleep()
         texts = self.tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True) if completions else []
         return completions, texts
 
@@ -181,6 +205,7 @@ class Collector:
         device = self.policy.device
         started = time.perf_counter()
         groups, extra = self._groups(stream, index, sizes, sampling, shaping, rank)
+        self.rest()
         generated = time.perf_counter()
         self._check_verdicts([s for group in groups for s in group])
         stats = group_figures(groups, device) | outcome_rates([s for group in groups for s in group], device) | extra

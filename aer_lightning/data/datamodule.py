@@ -270,6 +270,11 @@ class RolloutDataModule(pl.LightningDataModule):
         self.last_samples = rollout.samples
         return rollout
 
+    def rest(self) -> None:
+        """The engine's turn on a shared accelerator is over; called once after an evaluation."""
+        if self._collector is not None:
+            self._collector.rest()
+
     def finish(self) -> None:
         """The current rollout's last optimizer step has been handed out."""
         self.rollout = None

@@ -35,6 +35,15 @@ from aer_lightning.distributed import gather_objects, sum_over_ranks
 from aer_lightning.errors import ConfigError, NonFiniteLossError
 from aer_lightning.metrics.table import EvaluationTable
 from aer_lightning.modules.gradients import clip, gradient_norm, loss_scale
+from aer_lightning.modules.memory import (
+    Allocator,
+    CudaAllocator,
+    MemorySchedule,
+    NoAllocator,
+    Offload,
+    check_offload,
+    optimizer_tensors,
+)
 from aer_lightning.modules.network import DTYPES, PolicyNetwork, check_model_folder, load_causal_lm, local_folder
 from aer_lightning.modules.sharding import check_strategy, decoder_layers, full_state, shard_fsdp2
 from aer_lightning.rollout import EvaluationBatch, Pack, RolloutBatch, RolloutInfo, measure
@@ -60,6 +69,8 @@ class PolicyModule(pl.LightningModule):
         compile_layers: compile each decoder layer with ``torch.compile``.
         reduce_gradients: when FSDP2 reduces gradients over ranks: after ``each_pack``, or after the ``last_pack`` of a step, which saves
             a reduction per pack and keeps a whole fp32 gradient on every rank (4 bytes a parameter).
+        offload: what waits in host memory while an engine on the same accelerator generates: ``none``, ``optimizer`` (its states) or
+            ``all`` (the weights too). Changes no result; without an accelerator there is nothing to do.
         kernel_backend: ``auto``, ``triton``, ``chunked`` or ``reference``.
         workspace_mb: bound on the kernels' extra memory, MiB.
 
@@ -85,6 +96,7 @@ class PolicyModule(pl.LightningModule):
         gradient_checkpointing: bool = False,
         compile_layers: bool = False,
         reduce_gradients: Literal["each_pack", "last_pack"] = "each_pack",
+        offload: Offload = "none",
         kernel_backend: Literal["auto", "triton", "chunked", "reference"] = "auto",
         workspace_mb: int = 256,
     ) -> None:
@@ -106,6 +118,8 @@ class PolicyModule(pl.LightningModule):
         self.dtype_name, self.attn_implementation, self.trust_remote_code = dtype, attn_implementation, trust_remote_code
         self.gradient_checkpointing, self.compile_layers, self.reduce_gradients = gradient_checkpointing, compile_layers, reduce_gradients
         self.kernel_backend, self.workspace_mb = kernel_backend, workspace_mb
+        check_offload(offload)
+        self.offload: Offload = offload
         self.weight_version = 0
         self.policy: PolicyNetwork | None = None
         self.evaluation: EvaluationTable | None = None
@@ -115,6 +129,7 @@ class PolicyModule(pl.LightningModule):
         self._finished_rollout: RolloutInfo | None = None
         self._non_finite: list[tuple[int, list[str]]] = []
         self._norm: Tensor | None = None
+        self._memory: MemorySchedule | None = None
 
     # -- set-up ---------------------------------------------------------------------------------------------------------------
 
@@ -189,6 +204,28 @@ class PolicyModule(pl.LightningModule):
         """Bring the reference to the policy's device; nothing else moves it."""
         for network in self._reference:
             network.to(self.device)
+        if self.offload != "none" and not self.memory.allocator.shared:
+            rank_zero_info(f"model.init_args.offload: {self.offload} does nothing on a {self.device.type}; there is no memory to share")
+
+    @property
+    def memory(self) -> MemorySchedule:
+        """Who holds the device's memory when; the data tells it when the engine's turn begins and ends."""
+        if self._memory is None:
+            allocator: Allocator = CudaAllocator() if self.device.type == "cuda" else NoAllocator()
+            self._memory = MemorySchedule(
+                self.offload,
+                allocator,
+                weights=lambda: [*self.parameters(), *(p for network in self._reference for p in network.parameters())],
+                optimizer_states=lambda: optimizer_tensors(self.trainer.optimizers, self.device.type),
+                free_gradients=lambda: self.zero_grad(set_to_none=True),
+            )
+        return self._memory
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The weights, wherever they are: a checkpoint may fall into the engine's turn."""
+        if self._memory is not None:
+            self._memory.take_back()
+        return super().state_dict(*args, **kwargs)
 
     # -- scoring, for the data ----------------------------------------------------------------------------------------------------
 
@@ -386,6 +423,11 @@ class PolicyModule(pl.LightningModule):
         """Log pass@k and its companions, overall and by label."""
         assert self.evaluation is not None
         self.log_dict(self.evaluation.compute("test" if self.trainer.testing else "val"), batch_size=1)
+        self._rest()
+
+    def _rest(self) -> None:
+        """One sleep for a whole evaluation, whatever its batches and sources."""
+        self.trainer.datamodule.rest()  # type: ignore[attr-defined]
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step

@@ -61,12 +61,27 @@ def logprob(prompt_ids, token_ids, place) -> float:
     return -0.1 - unit(tuple(prompt_ids), tuple(token_ids[: place + 1]))
 
 
+class FakeMemory:
+    def __init__(self):
+        self.generating, self.calls = False, []
+
+    def make_room(self):
+        self.calls.append("make_room")
+
+    def hand_over(self):
+        self.generating = True
+
+    def take_back(self):
+        self.generating = False
+        self.calls.append("take_back")
+
+
 class FakePolicy:
     def __init__(self, objective=None, kl_weight=0.0):
         self.weight_version, self.objective, self.device = 5, objective or ClipObjective(), torch.device("cpu")
         self.kl_weight, self.kl_in, self.needs_reference = kl_weight, "reward", kl_weight != 0
         self.needs_scoring, self.padded = kl_weight != 0, False
-        self.batches = []
+        self.batches, self.memory = [], FakeMemory()
 
     def full_weights(self):
         return iter([("w", torch.ones(1))])
@@ -403,7 +418,10 @@ def test_weights_are_pushed_when_they_changed_and_only_then():
     first = collector.sample_groups(stream.take(2), rollout=0, **draw)
     stream.cursor = 0
     again = collector.sample_groups(stream.take(2), rollout=0, **draw)
-    assert [v for _, v in engine.synced] == [5] and engine.slept == 2
+    assert [v for _, v in engine.synced] == [5] and engine.slept == 0, "the engine stays awake between the batches of an evaluation"
+    collector.rest()
+    collector.rest()
+    assert engine.slept == 1 and policy.memory.calls == ["make_room", "take_back"]
     assert [s.token_ids for g in first for s in g] == [s.token_ids for g in again for s in g]
     policy.weight_version = 6
     stream.cursor = 0
