@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(HARDWARE)
 ARGS ?=
 
-.PHONY: help fit test test-fast lint format venv tiny-model kernel-report gpu-test gpu-bench study diagnosis clean
+.PHONY: help fit test test-fast lint format venv tiny-model kernel-report gpu-test gpu-bench mlflow-check study diagnosis clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
@@ -54,6 +54,11 @@ kernel-report: venv
 
 gpu-test: venv
 	$(BIN)/python -m pytest tests/kernels -m gpu --timeout=600 $(ARGS)
+
+# MLflow pins some of our packages lower, so it is tried beside them, from a folder of its own.
+mlflow-check: venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/mlflow -r requirements/mlflow.txt
+	PYTHONPATH=build/mlflow $(BIN)/python -m pytest tests/integration/test_loggers.py -k mlflow $(ARGS)
 
 gpu-bench: venv
 	$(BIN)/python benchmarks/kernels_gpu.py $(ARGS)

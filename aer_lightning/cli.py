@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import warnings
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from aer_lightning.callbacks.curves import Curves
@@ -28,6 +29,7 @@ from aer_lightning.callbacks.random_state import RandomState
 from aer_lightning.callbacks.samples import SampleLog
 from aer_lightning.callbacks.summary import Summary
 from aer_lightning.cli_errors import OneLineParser, find_user_error
+from aer_lightning.cli_loggers import RunConfig, end_wandb, place_files
 from aer_lightning.data.datamodule import RolloutDataModule
 from aer_lightning.errors import ConfigError, UserError
 from aer_lightning.modules.policy import PolicyModule
@@ -36,6 +38,7 @@ from aer_lightning.overlays import check_overlays
 
 REPORTING = {
     "random_state": RandomState,
+    "history": MetricsHistory,  # before those that read its file
     "progress": RolloutProgressBar,
     "initial_validation": InitialValidation,
     "samples": SampleLog,
@@ -45,7 +48,6 @@ REPORTING = {
     "curves": Curves,
     "export": HFExport,
     "summary": Summary,
-    "history": MetricsHistory,
 }
 TRAINER_DEFAULTS = {
     "inference_mode": False,  # weights are read and served between training steps, which inference tensors forbid
@@ -95,7 +97,13 @@ class AERCommandLine(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build everything; what a constructor refuses comes out as its own line, not as the parser's account of it."""
+        given, own = self.config, self._get(self.config, "trainer")["default_root_dir"]
+        self._root = Path(own or run_dir(self._get(self.config, "run_dir"), self._get(self.config, "name")))
         try:
+            # The run's own paths are no part of the configuration that is saved, which starts the same run in another folder.
+            self.config = given.clone()
+            place_files(self.config.get(str(self.subcommand_name), self.config), self._root)
+            self._given = given
             super().instantiate_classes()
         except Exception as error:
             # Whatever the parser wraps a constructor's UserError in; all else goes on unchanged.
@@ -104,13 +112,13 @@ class AERCommandLine(LightningCLI):
             raise found from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Build the trainer with the run folder as its root and the default loggers writing into it."""
+        """Build the trainer with the run folder as its root, and TensorBoard writing into it where no logger is chosen."""
+        self.config = self._given
         config = self._get(self.config_init, "trainer")
         kwargs["strategy"] = named_strategy(config["strategy"])
-        root = config["default_root_dir"] or str(run_dir(self._get(self.config, "run_dir"), self._get(self.config, "name")))
-        kwargs["default_root_dir"] = root
+        kwargs["default_root_dir"] = str(self._root)
         if config["logger"] in (None, True):
-            kwargs["logger"] = [CSVLogger(root, name="", version=""), TensorBoardLogger(root, name="", version="")]
+            kwargs["logger"] = [TensorBoardLogger(self._root, name="", version="")]
         return super().instantiate_trainer(**kwargs)
 
 
@@ -159,6 +167,7 @@ def build(argv: list[str], run: bool = True) -> AERCommandLine:
         load_from_checkpoint_support=False,
         parser_kwargs={name: dict(PARSER) for name in AERCommandLine.subcommands()} | PARSER,
         parser_class=OneLineParser,
+        save_config_callback=RunConfig,
         args=argv,
     )
 
@@ -198,8 +207,7 @@ def discard_unused_run_dir() -> None:
     path = Path(os.environ.get(RUN_DIR_VARIABLE, ""))
     if process_rank() != 0 or not path.name or not path.is_dir():
         return
+    end_wandb()
     files = list(path.iterdir())
-    if all(f.is_file() and f.name.startswith(("events.out.tfevents", "config.yaml", "hparams.yaml")) for f in files):
-        for file in files:
-            file.unlink()
-        path.rmdir()
+    if all(f.name.startswith(("events.out.tfevents", "config.yaml", "hparams.yaml", "mlflow.db", "wandb")) for f in files):
+        shutil.rmtree(path)

@@ -6,7 +6,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from aer_lightning.callbacks.run_files import append_jsonl, run_folder
+from aer_lightning.callbacks.run_files import append_jsonl, logged_now, run_folder
+from aer_lightning.callbacks.tables import log_table, pass_at_k_rows
 from aer_lightning.distributed import gather_objects
 from aer_lightning.errors import ConfigError
 from aer_lightning.rollout import EvaluationBatch, Outcome
@@ -16,7 +17,8 @@ class EvaluationLog(pl.Callback):
     """Appends one line per problem and evaluation to ``<run folder>/evaluation.jsonl``.
 
     ``step`` (optimizer steps done), ``rollouts`` (rollouts trained on), ``stage``, ``source``, ``id``, ``label``, ``n`` samples, how many
-    are ``correct``, ``distinct_correct`` different right answers, ``tokens`` and ``truncated`` as sums over the n samples.
+    are ``correct``, ``distinct_correct`` different right answers, ``tokens`` and ``truncated`` as sums over the n samples. Loggers
+    that have tables (W&B) get ``pass_at_k``: every evaluation so far, by source and label.
 
     Args:
         every: write every so many evaluations, and always the one before training; 0 writes none.
@@ -30,6 +32,7 @@ class EvaluationLog(pl.Callback):
             raise ConfigError(f"evaluation_log.every: must be at least 1, or 0 to write none, got {every}")
         self.every = every
         self._rows: list[dict[str, Any]] = []
+        self._table: list[dict[str, Any]] = []
         self._seen = 0
 
     def on_validation_batch_end(
@@ -59,6 +62,13 @@ class EvaluationLog(pl.Callback):
         # Ranks hold every so manieth problem; by source and place they come out as on one rank.
         append_jsonl(run_folder(trainer) / "evaluation.jsonl", ({**facts, **row} for row in interleave(shares)))
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the table."""
+        if not trainer.sanity_checking:
+            self._table += pass_at_k_rows(logged_now(trainer), getattr(trainer.datamodule, "rollouts", 0))  # type: ignore[attr-defined]
+            log_table(trainer, "pass_at_k", self._table)
+
+    on_test_end = on_validation_end
     on_test_batch_end = on_validation_batch_end
     on_test_epoch_end = on_validation_epoch_end
 

@@ -1,4 +1,4 @@
-"""A resumed run's metrics start where the run started, not where it was resumed."""
+"""``metrics.csv``: what a run logs, whatever its loggers, from its first rollout on also when it was resumed."""
 
 from __future__ import annotations
 
@@ -7,61 +7,74 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import CSVLogger
 
-from aer_lightning.callbacks.run_files import csv_logger, logged_rows
-from aer_lightning.reporting.run_metrics import INDEX
+from aer_lightning.callbacks.run_files import logged_now, run_folder
+from aer_lightning.errors import ConfigError
+from aer_lightning.reporting.metrics_file import FIRST, MetricsFile
+from aer_lightning.reporting.run_metrics import METRICS_FILE
 from aer_lightning.rollout import RolloutBatch
 
 
 class MetricsHistory(pl.Callback):
-    """Keeps the rows of ``metrics.csv`` in the checkpoint and writes them again on resume.
+    """Writes ``<run folder>/metrics.csv``, a row per rollout and per evaluation, and keeps the rows in the checkpoint.
 
-    Without it the CSV logger begins an empty file (and deletes the old one where the folder is the same), and a row that was logged
-    in the very step of a mid-epoch checkpoint would be in neither file: Lightning writes it after the checkpoint. Has to come after
-    the entropy stack among the callbacks, so that its values of the step are known here.
+    Curves, summary and ``compare`` read this file, so that they need no logger. A row holds everything that was logged (``self.log``),
+    with ``epoch`` and ``step`` (index of the optimizer step). A resumed run starts with the rows from before the checkpoint: rows of a
+    part that was lost are dropped. Has to come after the entropy stack among the callbacks, so that its values of the step are known
+    here, and before those that read the file.
+
+    Raises:
+        ConfigError: a ``CSVLogger`` would write over the file.
     """
 
     def __init__(self) -> None:
-        self._trainer: pl.Trainer | None = None
-        self._pending: dict[str, float] | None = None
-        self._restored: list[dict[str, float]] = []
+        self._file: MetricsFile | None = None
+        self._evaluated: set[str] = set()
+        self._restored: list[dict[str, float]] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Remember whose rows to keep."""
-        self._trainer = trainer if stage == "fit" else None
+        """Choose the file."""
+        path = run_folder(trainer) / METRICS_FILE
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLogger) and (run_folder(trainer) / logger.log_dir).resolve() == path.parent.resolve():
+                raise ConfigError(
+                    f"trainer.logger: CSVLogger would write over the run's own {METRICS_FILE}, which is written without a logger; "
+                    "leave CSVLogger out, or give it a name"
+                )
+        if trainer.is_global_zero and (self._file is None or self._file.path != path):
+            self._file = MetricsFile(path)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the rows from before the resume."""
-        logger = csv_logger(trainer)
-        if logger is not None and trainer.is_global_zero:
-            write_rows(logger, self._restored)
-        self._restored = []
+        if self._restored is not None and self._file is not None:
+            self._file.replace(self._restored)
+        self._restored = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Hold the rollout's row until the logger has it."""
-        if isinstance(batch, RolloutBatch) and batch.last and trainer.is_global_zero:
-            row = {k: float(v) for k, v in trainer.logged_metrics.items() if not k.startswith(("val/", "test/"))}
-            # Lightning logs the step of an update by its own index, and adds the epoch.
-            self._pending = {**row, "epoch": float(trainer.current_epoch), "step": float(trainer.global_step - 1)}
+        """Write the rollout's row."""
+        if isinstance(batch, RolloutBatch) and batch.last:
+            # What other callbacks put there without logging it, such as LearningRateMonitor, counts too.
+            others = {k: v for k, v in trainer.callback_metrics.items() if k not in self._evaluated}
+            # As Lightning's loggers have it: an update has its own index for a step.
+            self._append(trainer, others | logged_now(trainer), trainer.global_step - 1)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the evaluation's row."""
+        if not trainer.sanity_checking:
+            row = logged_now(trainer)
+            self._evaluated |= row.keys()
+            self._append(trainer, row, trainer.global_step)
+
+    on_test_end = on_validation_end
+
+    def _append(self, trainer: pl.Trainer, values: dict[str, Any], step: int) -> None:
+        row = {k: float(v) for k, v in values.items() if k not in FIRST}
+        if self._file is not None and row:
+            self._file.append({"epoch": trainer.current_epoch, "step": step} | row)
 
     def state_dict(self) -> dict[str, Any]:
-        """Rows logged up to now, on rank zero."""
-        if self._trainer is None or not self._trainer.is_global_zero or csv_logger(self._trainer) is None:
-            return {"rows": []}
-        rows = logged_rows(self._trainer)
-        pending = self._pending
-        if pending is not None and INDEX in pending and all(row.get(INDEX) != pending[INDEX] for row in reversed(rows)):
-            rows.append(pending)
-        return {"rows": rows}
+        """Rows up to now, on rank zero."""
+        return {"rows": [] if self._file is None else list(self._file.rows)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the rows back; they are written when training starts."""
         self._restored = state_dict["rows"]
-
-
-def write_rows(logger: CSVLogger, rows: list[dict[str, float]]) -> None:
-    """Log rows at the steps that they had."""
-    for row in rows:
-        values: dict[str, Any] = {k: int(v) if k == "epoch" else v for k, v in row.items() if k != "step"}
-        logger.log_metrics(values, step=int(row.get("step", 0)))
-    if rows:
-        logger.save()

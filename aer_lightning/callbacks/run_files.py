@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import CSVLogger
 
 from aer_lightning.reporting.run_metrics import METRICS_FILE, RunMetrics, collect_rows, read_rows
 
@@ -21,26 +20,15 @@ def run_folder(trainer: pl.Trainer) -> Path:
     return path
 
 
-def csv_logger(trainer: pl.Trainer) -> CSVLogger | None:
-    """The logger that writes ``metrics.csv``, if there is one."""
-    return next((logger for logger in trainer.loggers if isinstance(logger, CSVLogger)), None)
-
-
-def metrics_file(trainer: pl.Trainer) -> Path | None:
-    """``metrics.csv`` of the run, None where no logger writes one."""
-    logger = csv_logger(trainer)
-    return None if logger is None else Path(logger.log_dir) / METRICS_FILE
-
-
-def logged_rows(trainer: pl.Trainer) -> list[dict[str, float]]:
-    """Rows logged so far; none without a CSV logger."""
-    path = metrics_file(trainer)
-    return read_rows(path) if path is not None and path.is_file() else []
-
-
 def logged_metrics(trainer: pl.Trainer) -> RunMetrics:
-    """What the run has logged so far; empty without a CSV logger."""
-    return collect_rows(logged_rows(trainer))
+    """What ``MetricsHistory`` has written so far; empty without it."""
+    path = run_folder(trainer) / METRICS_FILE
+    return collect_rows(read_rows(path) if path.is_file() else [])
+
+
+def logged_now(trainer: pl.Trainer) -> dict[str, Any]:
+    """What the running loop has logged; ``trainer.callback_metrics`` has figures of earlier evaluations among them."""
+    return dict(trainer._logger_connector.metrics["callback"])
 
 
 def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:

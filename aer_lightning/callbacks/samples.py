@@ -7,12 +7,13 @@ from typing import Any
 import lightning.pytorch as pl
 
 from aer_lightning.callbacks.run_files import append_jsonl, run_folder
+from aer_lightning.callbacks.tables import log_table
 from aer_lightning.errors import ConfigError
 from aer_lightning.rollout import RolloutBatch, Sample
 
 
 class SampleLog(pl.Callback):
-    """Appends completions of a rollout to ``<run folder>/samples.jsonl`` once it has been trained on.
+    """Appends completions of a rollout to ``<run folder>/samples.jsonl`` once it has been trained on; a table where a logger has them.
 
     One line each: ``rollout``, ``id``, ``label``, ``prompt``, ``completion``, ``reward``, ``outcome``, ``extracted``, ``advantage``,
     ``group_accuracy``, ``entropy`` (mean over the completion, nat per token), ``tokens``, ``finish_reason``. Written by rank zero, from
@@ -42,6 +43,7 @@ class SampleLog(pl.Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         rows = [describe(s, batch.info.index, data.tokenizer) for s in spread(data.last_samples, self.limit)]
         append_jsonl(run_folder(trainer) / "samples.jsonl", rows)
+        log_table(trainer, "samples", rows)
 
 
 def spread(samples: list[Sample], limit: int | None) -> list[Sample]:

@@ -1,8 +1,8 @@
 import lightning.pytorch as pl
 import pytest
-from lightning.pytorch.loggers import CSVLogger
 
 from aer_lightning.callbacks.curves import Curves
+from aer_lightning.callbacks.history import MetricsHistory
 from aer_lightning.callbacks.initial_validation import InitialValidation
 from aer_lightning.data.prompts import CountdownPrompts
 from aer_lightning.errors import ConfigError
@@ -22,10 +22,10 @@ def drawn(monkeypatch):
     return calls
 
 
-def fit(runs, tmp_path, callback, **kwargs):
+def fit(runs, tmp_path, callback, history=None, **kwargs):
+    history = [MetricsHistory()] if history is None else history
     data = runs.data(evaluation=[CountdownPrompts(split="validation", numbers=(2,), size=2)], rollouts_per_epoch=1)
-    values = {"logger": CSVLogger(tmp_path, name="", version=""), "max_epochs": 3}
-    return runs.fit([InitialValidation(), callback], data=data, **(values | kwargs))
+    return runs.fit([*history, InitialValidation(), callback], data=data, **({"max_epochs": 3} | kwargs))
 
 
 def test_redrawn_after_validations_and_at_the_end(runs, tmp_path, drawn):
@@ -45,7 +45,7 @@ def test_zero_draws_at_the_end_alone(runs, tmp_path, drawn):
     assert [d[0] for d in drawn] == [3]
 
 
-@pytest.mark.parametrize(("callback", "kwargs"), [(Curves(enabled=False), {}), (Curves(), {"logger": False})])
+@pytest.mark.parametrize(("callback", "kwargs"), [(Curves(enabled=False), {}), (Curves(), {"history": []})])
 def test_nothing_to_draw(runs, tmp_path, drawn, callback, kwargs):
     fit(runs, tmp_path, callback, **kwargs)
     assert not drawn and not (tmp_path / "curves.png").exists()

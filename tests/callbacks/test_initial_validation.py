@@ -4,9 +4,9 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
 
 from aer_lightning.callbacks import EntropyAnchor, GlobalCoefficient
+from aer_lightning.callbacks.history import MetricsHistory
 from aer_lightning.callbacks.initial_validation import InitialValidation
 from aer_lightning.data.prompts import CountdownPrompts
 from aer_lightning.reporting.run_metrics import read_rows
@@ -41,11 +41,11 @@ def fit(runs, tmp_path, name, callbacks, ckpt=None, epochs=2, evaluation=True, e
     draws = Draws()
     save = ModelCheckpoint(dirpath=tmp_path / name, save_top_k=-1, filename="{step}", every_n_train_steps=every)
     trainer, module, _ = runs.fit(
-        [EntropyAnchor(), GlobalCoefficient(alpha_init=0.1), *callbacks, draws, save],
+        [EntropyAnchor(), GlobalCoefficient(alpha_init=0.1), MetricsHistory(), *callbacks, draws, save],
         data=runs.data(evaluation=source() if evaluation else []),
         max_epochs=epochs,
         ckpt_path=ckpt,
-        logger=CSVLogger(tmp_path / name, name="", version=""),
+        default_root_dir=str(tmp_path / name),
         **kwargs,
     )
     return trainer, module, draws
