@@ -57,6 +57,7 @@ from aer_lightning.algorithms.objectives import (
     peak_entropy_mask,
 )
 from aer_lightning.algorithms.pass_at_k import pass_at_k_per_problem
+from aer_lightning.algorithms.self_anchored import SelfAnchoredController
 
 __all__ = [
     "AEntController",
@@ -86,6 +87,7 @@ __all__ = [
     "REPORObjective",
     "SAPOObjective",
     "STAREObjective",
+    "SelfAnchoredController",
     "SignController",
     "SkyworkController",
     "SureWeightRule",

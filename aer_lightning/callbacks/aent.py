@@ -22,6 +22,8 @@ class AEntCoefficient(CoefficientCallback):
         alpha_init: alpha of the first rollout.
     """
 
+    follows_entropy = True
+
     def __init__(
         self,
         entropy_low: float = 0.1,

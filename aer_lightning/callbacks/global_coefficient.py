@@ -40,6 +40,7 @@ class GlobalCoefficient(CoefficientCallback):
     """
 
     needs_anchor = True
+    follows_entropy = True
 
     def __init__(
         self,

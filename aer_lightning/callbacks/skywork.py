@@ -23,6 +23,8 @@ class SkyworkCoefficient(CoefficientCallback):
         alpha_init: coefficient of the first rollout.
     """
 
+    follows_entropy = True
+
     def __init__(
         self, target: float = 0.2, delta: float = 0.005, alpha_min: float = 0.0, alpha_max: float = 1.0, alpha_init: float = 0.0
     ) -> None:

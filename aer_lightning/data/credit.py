@@ -34,11 +34,12 @@ def assign_advantages(samples: list[Sample], sizes: Sizes, max_tokens: int, shap
             mask = torch.ones(1, len(s.token_ids), dtype=torch.bool)
             rows = (torch.tensor([s.reward]), s.old_logprob[None], s.reference_logprob[None], mask)
             s.reward = float(kl_penalised_rewards(*rows, policy.kl_weight))
-    rewards = torch.zeros(sizes.sequences)
-    for share in gather_objects([(s.sequence, s.reward) for s in samples]):
-        for place, reward in share:
-            rewards[place] = reward
-    advantages = compute_advantages(rewards.view(sizes.prompts, -1), shaping.advantage, shaping.advantage_eps).flatten().tolist()
+    rewards, lengths = torch.zeros(sizes.sequences), torch.zeros(sizes.sequences)
+    for share in gather_objects([(s.sequence, s.reward, len(s.token_ids)) for s in samples]):
+        for place, reward, length in share:
+            rewards[place], lengths[place] = reward, length
+    groups = rewards.view(sizes.prompts, -1), lengths.view(sizes.prompts, -1)
+    advantages = compute_advantages(groups[0], shaping.advantage, shaping.advantage_eps, groups[1]).flatten().tolist()
     for s in samples:
         s.advantage = advantages[s.sequence]
 

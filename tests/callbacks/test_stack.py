@@ -1,6 +1,16 @@
 import pytest
 
-from aer_lightning.callbacks import DifficultyCoefficient, EntropyAnchor, FixedCoefficient, GlobalCoefficient, SkyworkCoefficient
+from aer_lightning.callbacks import (
+    ADAPOClip,
+    AEntCoefficient,
+    DifficultyCoefficient,
+    EntropyAnchor,
+    FixedCoefficient,
+    GlobalCoefficient,
+    PositiveAdvantageWeight,
+    REPORScale,
+    SkyworkCoefficient,
+)
 from aer_lightning.callbacks.stack import check_stack, read_batch
 from aer_lightning.errors import ConfigError
 
@@ -15,6 +25,8 @@ from aer_lightning.errors import ConfigError
         [FixedCoefficient(0.1), DifficultyCoefficient()],
         [SkyworkCoefficient()],
         [EntropyAnchor()],
+        [EntropyAnchor(), REPORScale()],
+        [EntropyAnchor(), FixedCoefficient(0.1), DifficultyCoefficient(), ADAPOClip()],
     ],
 )
 def test_sensible_stacks_pass(stack):
@@ -29,6 +41,14 @@ def test_sensible_stacks_pass(stack):
         ([GlobalCoefficient()], ["GlobalCoefficient", "EntropyAnchor"]),
         ([GlobalCoefficient(), EntropyAnchor()], ["order"]),
         ([EntropyAnchor(), DifficultyCoefficient(), GlobalCoefficient()], ["order"]),
+        ([REPORScale()], ["REPORScale", "EntropyAnchor"]),
+        ([REPORScale(), EntropyAnchor()], ["order"]),
+        ([EntropyAnchor(), REPORScale(), FixedCoefficient()], ["order"]),
+        ([EntropyAnchor(), REPORScale(), ADAPOClip()], ["REPORScale", "ADAPOClip", "keep one"]),
+        ([EntropyAnchor(), PositiveAdvantageWeight(), PositiveAdvantageWeight()], ["keep one"]),
+        ([EntropyAnchor(), GlobalCoefficient(), REPORScale()], ["GlobalCoefficient and REPORScale", "keep one"]),
+        ([EntropyAnchor(), SkyworkCoefficient(), ADAPOClip()], ["SkyworkCoefficient and ADAPOClip", "keep one"]),
+        ([EntropyAnchor(), AEntCoefficient(), ADAPOClip()], ["AEntCoefficient and ADAPOClip", "keep one"]),
         ([FixedCoefficient(), SkyworkCoefficient()], ["FixedCoefficient", "SkyworkCoefficient", "keep one"]),
     ],
 )

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import functools
+import math
 from itertools import groupby
 
 import pytest
 import torch
 import yaml
 
+from aer_lightning.algorithms import ClipHighRule, PositiveWeightRule, SureWeightRule, ZetaRule
 from aer_lightning.algorithms.objectives import ClipCovObjective, ClipObjective, KLCovObjective
 from aer_lightning.callbacks.stack import EntropyCallback
 from aer_lightning.modules.policy import PolicyModule
 
 BASELINES = ["grpo", "dapo", "fixed_entropy", "skywork", "clip_cov", "kl_cov", "aent"]
+RIVALS = ["repo_r", "adapo", "stare", "entropic", "pos_adv", "on_policy"]
 ABLATIONS = ["no_difficulty", "no_anchor", "no_controller"]
 STACKS = {
     "aer": ["EntropyAnchor", "GlobalCoefficient", "DifficultyCoefficient"],
     "skywork": ["SkyworkCoefficient"],
     "aent": ["AEntCoefficient"],
+    "repo_r": ["EntropyAnchor", "REPORScale"],
+    "adapo": ["EntropyAnchor", "ADAPOClip"],
+    "stare": ["EntropyAnchor", "STAREGate"],
+    "entropic": ["EntropyAnchor", "EntroPICWeight"],
+    "pos_adv": ["EntropyAnchor", "PositiveAdvantageWeight"],
     "no_difficulty": ["EntropyAnchor", "GlobalCoefficient"],
     "no_anchor": ["EntropyAnchor", "GlobalCoefficient", "DifficultyCoefficient"],
     "no_controller": ["FixedCoefficient", "DifficultyCoefficient"],
@@ -105,12 +113,12 @@ def test_fixed_entropy_gives_every_token_the_same(fit):
         assert row["train/entropy_bonus"] == pytest.approx(0.01 * row["rollout/entropy"], rel=0.2)
 
 
-def test_dapo_resamples_penalises_masks_and_clips_higher(fit):
+def test_dapo_resamples_penalises_and_clips_higher(fit):
     limit, buffer = 9, 6
     run = fit("dapo", f"--data.init_args.overlong.buffer={buffer}", f"--data.init_args.max_new_tokens={limit}")
     assert run.model.objective == ClipObjective(clip_low=0.2, clip_high=0.28, aggregation="token_mean")
     assert run.column("train/entropy_bonus") == [0.0, 0.0]
-    penalised = masked = 0
+    penalised = truncated = 0
     for row, batches in zip(run.rows, run.rollouts, strict=True):
         g = accuracies(batches)
         assert int(((g == 0) | (g == 1)).sum()) == 4 * row["rollout/filled_groups"], "only what was filled up is not mixed"
@@ -121,13 +129,11 @@ def test_dapo_resamples_penalises_masks_and_clips_higher(fit):
             penalty = ((length - limit + buffer) / buffer).clamp(0, 1)
             correct = (batch.reward + penalty).round()
             assert torch.allclose(batch.reward, correct - penalty, atol=1e-5) and set(correct.tolist()) <= {0.0, 1.0}
-            kept = torch.zeros_like(length)
             for pack in batch.tensors():
-                kept[pack.index] = pack.loss_mask.sum(1)
-            assert ((kept == length) | ((kept == 0) & (length == limit))).all()
-            penalised, masked = penalised + int((penalty > 0).sum()), masked + int((kept == 0).sum())
+                assert (pack.loss_mask == pack.mask).all(), "who is penalised for its length is trained on it"
+            penalised, truncated = penalised + int((penalty > 0).sum()), truncated + sum(s.truncated for s in batch.samples)
     assert sum(run.column("rollout/sampling_tries")) > 2, "the shipped model solves some problems every time"
-    assert penalised > 0 and masked > 0
+    assert penalised > truncated > 0
 
 
 def test_skywork_steps_towards_its_target_and_acts_below_it(fit):
@@ -157,6 +163,66 @@ def test_kl_cov_restrains_the_second_step_of_a_rollout(fit):
     assert run.model.objective == KLCovObjective(kl_share=0.1, kl_coefficient=1.0)
     assert all(0.02 < share <= 0.12 for share in run.column("train/covariance_selected"))
     assert all(kl > 0 for kl in run.column("train/approx_kl")), "the policy moved within the rollout, so the penalty acts"
+
+
+def follows(run, rule, scalar):
+    """The number that acted in each rollout is the rule's, given what was measured; every batch carried it."""
+    state = rule.start()
+    values = {state.value}
+    for row, batches in zip(run.rows, run.rollouts, strict=True):
+        assert row[f"feedback/{scalar}"] == pytest.approx(state.value)
+        assert all(batch.scalars == pytest.approx({scalar: state.value}) for batch in batches)
+        assert (coefficients(batches) == 0).all() and row["train/entropy_bonus"] == 0.0
+        state = rule.update(state, row["rollout/entropy"], row["aer/target_entropy"])
+        values.add(state.value)
+    assert len(values) > 1, "it moved"
+
+
+THREE = "--data.init_args.rollouts_per_epoch=3"
+
+
+def test_repo_r_rescales_and_follows_the_initial_entropy(fit):
+    run = fit("repo_r", THREE)
+    follows(run, ZetaRule(), "zeta")
+    assert run.column("aer/target_entropy") == [run.rows[0]["rollout/entropy"]] * 3
+    for row in run.rows:  # the mean of 1 -+ zeta log pi over the tokens with an advantage
+        assert 0 < abs(row["train/advantage_scale"] - 1) < 3 * abs(row["feedback/zeta"])
+
+
+def test_adapo_moves_the_upper_clip_bound(fit):
+    run = fit("adapo", THREE)
+    follows(run, ClipHighRule(), "clip_high")
+    assert run.column("aer/target_entropy") == [run.rows[0]["rollout/entropy"]] * 3
+
+
+def test_stare_opens_its_gate_below_the_target_alone(fit):
+    run = fit("stare", THREE)
+    assert run.column("feedback/surprisal_weight") == [1.0] * 3, "the entropy is near H_0 and the target half of it"
+    for row, batches in zip(run.rows, run.rollouts, strict=True):
+        chosen = total = 0
+        for batch in batches:
+            positive = int((batch.response_lengths * (batch.advantage > 0)).sum())
+            chosen, total = chosen + math.ceil(round(0.1 * positive, 6)), total + int(batch.response_lengths.sum())
+        assert row["train/surprisal_selected"] == pytest.approx(chosen / total), "exactly a tenth of each step's positive tokens"
+
+
+def test_entropic_weights_sure_tokens(fit):
+    run = fit("entropic")
+    follows(run, SureWeightRule(), "sure_weight")
+    assert all(0.1 < share < 1 for share in run.column("train/sure_tokens"))
+
+
+def test_positive_advantage_reweighting_starts_on_wrong_answers_alone(fit):
+    run = fit("pos_adv")
+    follows(run, PositiveWeightRule(), "positive_weight")
+    assert run.rows[0]["feedback/positive_weight"] == 0.0 and run.rows[0]["feedback/at_limit"] == -1
+
+
+def test_on_policy_takes_one_step_a_rollout_at_ratio_one(fit):
+    run = fit("on_policy", "--data.init_args.optimizer_steps_per_rollout=1")
+    assert [len(batches) for batches in run.rollouts] == [1, 1] and run.trainer.global_step == 2
+    assert run.column("train/ratio_max") == [1.0, 1.0] and run.column("train/entropy_bonus") == [0.0, 0.0]
+    assert load("on_policy")["data"]["init_args"] == {"optimizer_steps_per_rollout": 1}
 
 
 def test_without_difficulty_every_prompt_gets_alpha(fit):
@@ -192,7 +258,7 @@ def load(name):
     return [read(path) for path in files(name) if path != "-c"][-1]
 
 
-@pytest.mark.parametrize("name", [*BASELINES, *ABLATIONS])
+@pytest.mark.parametrize("name", [*BASELINES, *RIVALS, *ABLATIONS])
 def test_overlays_name_themselves_and_leave_task_and_budget_alone(name, cli):
     overlay = load(name)
     assert overlay["name"] == name
@@ -200,8 +266,8 @@ def test_overlays_name_themselves_and_leave_task_and_budget_alone(name, cli):
     assert classes == STACKS.get(name, ["FixedCoefficient"])
     assert overlay["trainer"].keys() == {"callbacks"}, "neither epochs nor devices"
     assert overlay.get("model", {"init_args": {}})["init_args"].keys() <= {"objective"}, "neither the model nor the learning rate"
-    budget = {"optimizer_steps_per_rollout"} if name == "kl_cov" else set()
-    method = {"dynamic_sampling", "overlong", "mask_truncated"}
+    budget = {"optimizer_steps_per_rollout"} if name in ("kl_cov", "adapo", "on_policy") else set()
+    method = {"dynamic_sampling", "overlong"}
     assert overlay.get("data", {"init_args": {}})["init_args"].keys() <= method | budget
 
 

@@ -11,7 +11,9 @@ import yaml
 from aer_lightning.study.configuration import callback_names
 from aer_lightning.study.plan import read_plan
 
+RIVALS = {"repo_r", "adapo", "stare", "entropic", "pos_adv", "on_policy"}
 METHODS = {"grpo", "dapo", "fixed_entropy", "skywork", "clip_cov", "kl_cov", "aent", "aer", "no_difficulty", "no_anchor", "no_controller"}
+METHODS |= RIVALS
 
 
 @pytest.fixture
@@ -54,9 +56,18 @@ def test_budgets_and_task_are_equal_across_all_methods(plan):
     def shared(run):
         config = json.loads(json.dumps(run.config))
         data = {k: v for k, v in config["data"]["init_args"].items() if k not in method}
+        if run.method == "on_policy":  # the number of steps is the method, and what it chooses is their size
+            assert data["optimizer_steps_per_rollout"] == 1
+            data["optimizer_steps_per_rollout"] = 3
         model = {k: v for k, v in config["model"]["init_args"].items() if k != "objective"}
         trainer = {k: v for k, v in config["trainer"].items() if k != "callbacks"}
-        return [data, trainer, model if "_lr_" not in run.method else None, run.rollouts, config["seed_everything"]]
+        return [
+            data,
+            trainer,
+            model if "_lr_" not in run.method and run.method != "on_policy" else None,
+            run.rollouts,
+            config["seed_everything"],
+        ]
 
     for seed in plan.seeds:
         runs = [r for r in plan.final_runs({}) if r.config["seed_everything"] == seed]
