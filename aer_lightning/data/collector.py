@@ -85,7 +85,7 @@ class Collector:
         tokenizer: Any,
         *,
         run_seed: int,
-        max_mismatch: float,
+        max_mismatch: float = math.inf,
         limits: OutcomeLimits | None = None,
         sleep: bool = False,
         scoring_pass: Literal["auto", "always"] = "auto",

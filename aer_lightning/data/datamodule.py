@@ -25,7 +25,7 @@ from aer_lightning.data.stream import PromptStream
 from aer_lightning.data.tokenizer import load_tokenizer
 from aer_lightning.distributed import gather_objects
 from aer_lightning.errors import ConfigError
-from aer_lightning.rollout import Rollout, Sizes
+from aer_lightning.rollout import Rollout, RolloutInfo, Sizes
 
 
 class RolloutDataModule(pl.LightningDataModule):
@@ -55,8 +55,8 @@ class RolloutDataModule(pl.LightningDataModule):
         overlong: soft length penalty; off if left out.
         mask_truncated: leave truncated completions out of the policy loss.
         mask_truncated_entropy: leave them out of H_k and of the entropy bonus; by default every response token counts, as in AER's H_k.
-        max_mismatch: limit in nat on mean |d logp| between engine and trainer, above which the run stops; if left out 0.001 for
-            float32 on both sides, else 0.1.
+        max_mismatch: limit in nat on mean |d logp| between engine and trainer, above which the run stops. If left out, four times the
+            first rollout's, which the precisions of the two make, and at most 0.001 (float32 on a CPU) or 0.1 (elsewhere).
         eval_samples: n, samples per held-out prompt.
         eval_ks: the k of pass@k, each at most n.
         eval_temperature: of evaluation; ``temperature`` if left out.
@@ -165,6 +165,8 @@ class RolloutDataModule(pl.LightningDataModule):
         self._collector: Collector | None = None
         self._restored: dict[str, Any] | None = None
         self._counts_rollouts = False
+        self._first_mismatch: float | None = None
+        self._last_info: RolloutInfo | None = None
         self.tokenizer: Any = None
         self.stream: PromptStream | None = None
         self.rollouts = 0
@@ -248,14 +250,11 @@ class RolloutDataModule(pl.LightningDataModule):
                 device=device,
                 seed=self.seed,
             )
-            exact = getattr(policy, "dtype_name", "") == "float32" and "32" in str(self.trainer.precision) and device.type == "cpu"
-            limit = self.max_mismatch if self.max_mismatch is not None else (1e-3 if exact else 0.1)
             self._collector = Collector(
                 self.engine,
                 policy,  # type: ignore[arg-type]
                 self.tokenizer,
                 run_seed=self.seed,
-                max_mismatch=limit,
                 limits=self.limits,
                 sleep=self.sleep_engine and device.type != "cpu",
                 scoring_pass=self.scoring_pass,
@@ -266,9 +265,30 @@ class RolloutDataModule(pl.LightningDataModule):
     def collect(self) -> Rollout:
         """The next rollout under the current weights."""
         assert self.trainer is not None and self.stream is not None
-        rollout = self.collector.collect(self.stream, self.rollouts, self.sizes, self.sampling, self.shaping, self.trainer.global_rank)
+        collector = self.collector
+        collector.max_mismatch = self._mismatch_limit()
+        rollout = collector.collect(self.stream, self.rollouts, self.sizes, self.sampling, self.shaping, self.trainer.global_rank)
         self.last_samples = rollout.samples
         return rollout
+
+    def _measured_mismatch(self) -> float | None:
+        """The first rollout's mismatch; None before that has been measured, which is at its first optimizer step at the latest."""
+        info = self._last_info or (self.rollout.info if self.rollout is not None else None)
+        if self._first_mismatch is None and info is not None:
+            self._first_mismatch = info.stats.get("mismatch_logprob")
+        return self._first_mismatch
+
+    def _mismatch_limit(self) -> float:
+        """Nat above which the engine is taken not to run the policy's weights, given what the first rollout showed."""
+        assert self.trainer is not None
+        if self.max_mismatch is not None:
+            return self.max_mismatch
+        module = self.trainer.lightning_module
+        on_cpu = self.trainer.strategy.root_device.type == "cpu"
+        exact = getattr(module, "dtype_name", "") == "float32" and "32" in str(self.trainer.precision) and on_cpu
+        floor, ceiling = (1e-5, 1e-3) if exact else (2e-3, 0.1)
+        first = self._measured_mismatch()
+        return ceiling if first is None else min(ceiling, max(floor, 4 * first))
 
     def rest(self) -> None:
         """The engine's turn on a shared accelerator is over; called once after an evaluation."""
@@ -277,6 +297,7 @@ class RolloutDataModule(pl.LightningDataModule):
 
     def finish(self) -> None:
         """The current rollout's last optimizer step has been handed out."""
+        self._last_info = self.rollout.info if self.rollout is not None else None
         self.rollout = None
         self.rollouts += 1
 
@@ -347,6 +368,7 @@ class RolloutDataModule(pl.LightningDataModule):
             "cursor": self.stream.cursor if self.stream is not None else 0,
             "rollouts": self.rollouts,
             "seed": self.seed,
+            "first_mismatch": self._measured_mismatch(),
             "in_flight": gather_objects(self.rollout.state_dict() if self.rollout is not None else None),
         }
 
@@ -362,6 +384,7 @@ class RolloutDataModule(pl.LightningDataModule):
         if state["seed"] != self.seed:
             raise ConfigError(f"seed_everything: the checkpoint has seed {state['seed']}, this run {self.seed}; resume with the same seed")
         self.stream.cursor, self.rollouts = state["cursor"], state["rollouts"]
+        self._first_mismatch = state.get("first_mismatch")
         shares = state["in_flight"]
         if all(share is not None for share in shares):
             padded = getattr(self.trainer.lightning_module, "padded", False)

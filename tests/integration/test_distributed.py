@@ -90,3 +90,27 @@ def test_weights_and_validation_do_not_depend_on_the_strategy(results, strategy)
     assert (results[strategy][2] / "model" / "model.safetensors").exists()
     one, two = ((results[name][2] / "evaluation.jsonl").read_text().splitlines() for name in ("single", strategy))
     assert len(one) == len(two) and sorted(one)[: len(one) // 2] == sorted(two)[: len(two) // 2], "the initial policy's counts are equal"
+
+
+@pytest.mark.slow
+def test_unequal_lengths_make_equal_collectives(random_model, tmp_path):
+    """Under DDP and FSDP2, whenever gradients are reduced: both ranks make as many passes and as many collectives, and end."""
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    root = Path(__file__).parents[2]
+    weights = {}
+    for strategy, reduce in (("ddp", "each_pack"), ("fsdp2", "each_pack"), ("fsdp2", "last_pack")):
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d"]
+        script = [str(root / "tests" / "integration" / "unequal_ranks.py"), str(random_model), strategy, reduce]
+        done = subprocess.run([*command, "--rdzv_endpoint=localhost:0", *script], capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        rows = [json.loads(line.split("RESULT ", 1)[1]) for line in done.stdout.splitlines() if "RESULT " in line]
+        a, b = sorted(rows, key=lambda r: r["rank"])
+        assert a["counts"] == b["counts"] and sum(a["counts"].values()) > 10
+        assert [len(p) for p in a["packs"]] == [len(p) for p in b["packs"]] and max(len(p) for p in a["packs"]) > 1
+        assert abs(a["tokens"] - b["tokens"]) <= 40, "no rank has more than one sequence more than the other"
+        weights[strategy, reduce] = a["weights"]
+        assert a["weights"] == b["weights"]
+    assert len(weights) == 3 and max(weights.values()) == pytest.approx(min(weights.values()), rel=1e-6)
