@@ -20,18 +20,19 @@ from typing import Any
 import numpy as np
 
 from aer_lightning.errors import UserError
+from aer_lightning.reporting.plant import identify
 from aer_lightning.reporting.run_metrics import RunMetrics, read_metrics
 from aer_lightning.reporting.style import INK, PALETTE, grid, png, style
 from aer_lightning.reporting.tracking import Tracking, moving_mean, track
 from aer_lightning.study.command import cores
-from aer_lightning.study.configuration import change
+from aer_lightning.study.configuration import change, read_yaml
 from aer_lightning.study.plan import Run, read_plan
 from aer_lightning.study.runner import Processes, check_finished, finished, run_all
 
 ROLLOUTS, SEEDS, TAUS = 150, (1, 2, 3), (0.3, 0.5, 0.7)
 FORMER = {"controller": "proportional", "eta": 0.03, "alpha_init": 0.05, "alpha_max": 1.0}  # the controller that pi has replaced
 RATE = "model.init_args.optimizer.init_args.lr"
-GROUPS = ("targets", "rates", "weights", "former", "plant")
+GROUPS = ("targets", "default", "rates", "weights", "former", "plant")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Case:
 def cases() -> list[Case]:
     """All of them, in the order in which they are run."""
     out = [Case("targets", f"pi_tau_{tau}", {"EntropyAnchor.tau": tau}) for tau in (0.5, 0.3, 0.7)]
+    out.append(Case("default", "default", {}, SEEDS[:1]))
     for name, rate in (("low", 3.2e-5), ("high", 3.2e-4)):
         out += [Case("rates", f"pi_lr_{name}_tau_{tau}", {"EntropyAnchor.tau": tau, RATE: rate}, SEEDS[:1]) for tau in (0.5, 0.3, 0.7)]
     weights = [("uniform", True), ("hinge", False), ("linear", True), ("gate", True)]
@@ -71,7 +73,13 @@ def cases() -> list[Case]:
 
 
 def run_of(case: Case, seed: int) -> Run:
-    """The configuration of one run."""
+    """The configuration of one run; the default one is configs/aer.yaml as it is, but for the engine (one core has no use for vLLM's)."""
+    if case.group == "default":
+        config = read_yaml("configs/aer.yaml")
+        engine = {"class_path": "aer_lightning.data.engines.TransformersEngine"}
+        config = change(config, {"name": "default", "trainer.accelerator": "cpu", "data.init_args.engine": engine, "seed_everything": seed})
+        rollouts = config["trainer"]["max_epochs"] * config["data"]["init_args"]["rollouts_per_epoch"]
+        return Run(case.name, f"seed{seed}", Path(case.name, f"seed{seed}"), config, rollouts)
     plan = read_plan("configs/study/plan.yaml")
     config = plan.configuration(plan.methods["aer"], {"aer": plan.methods["aer"].candidates[0]})
     callbacks = config["trainer"]["callbacks"]
@@ -92,17 +100,18 @@ def runs_of(name: str, root: Path) -> list[tuple[int, RunMetrics]]:
 
 
 def write_table(root: Path, path: Path) -> None:
-    """One row per finished run: how it tracked, and what it scored."""
+    """One row per finished run: how it tracked, how its entropy answered to the mean coefficient (b of ``reporting.plant``), its scores."""
     names = [f.name for f in fields(Tracking)]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["group", "case", "seed", *names, "reward", "pass@1", "pass@32"])
+        writer.writerow(["group", "case", "seed", *names, "answer", "answer_error", "reward", "pass@1", "pass@32"])
         for case in cases():
             for seed, run in runs_of(case.name, root):
-                values = asdict(track(run)) if case.group != "plant" else dict.fromkeys(names, float("nan"))
-                (source,) = run.sources() or [""]
-                scores = [float(run.evaluated(source, k)[1][-1]) if source else float("nan") for k in ("pass@1", "pass@32")]
-                figures = [*values.values(), float(np.mean(run.column("rollout/reward")[-10:])), *scores]
+                tracked = asdict(track(run)) if case.group != "plant" else dict.fromkeys(names, float("nan"))
+                plant = identify(run.column("rollout/entropy"), run.column("aer/mean_coefficient"))
+                scores = [run.evaluated(source, k)[1] for source in run.sources()[:1] for k in ("pass@1", "pass@32")]
+                last = [float(s[-1]) if len(s) else float("nan") for s in scores]
+                figures = [*tracked.values(), plant.gain, plant.gain_error, float(np.mean(run.column("rollout/reward")[-10:])), *last]
                 writer.writerow([case.group, case.name, seed, *(f"{v:.4g}" for v in figures)])
 
 
@@ -116,9 +125,10 @@ def draw_panel(axes: Any, top: str, shown: Sequence[tuple[str, RunMetrics, str]]
         axes.axhline(1.0, color=INK, linewidth=0.8)
         axes.set_ylim(0.4, 2.2)
     axes.set_title(top, fontsize=9.5)
-    axes.set_xlim(0, ROLLOUTS)
+    axes.set_xlim(0, max((len(run) for _, run, _ in shown), default=ROLLOUTS))
     axes.set_xlabel("rollout", fontsize=8.5)
-    axes.legend(loc="best", fontsize=7.5)
+    if shown:
+        axes.legend(loc="best", fontsize=7.5)
 
 
 def draw_responses(root: Path) -> bytes:
@@ -151,14 +161,25 @@ def draw_plant(root: Path) -> bytes:
     with style():
         figure, axes = grid(2, 2, width=4.8, height=2.2)
         for _, run in runs_of("steps", root):
-            for panel, name, title in ((axes[0], "rollout/entropy", "entropy H_k (nat)"), (axes[1], "aer/alpha", "alpha, moved by hand")):
+            panels = ((axes[0], "rollout/entropy", "entropy H_k (nat)"), (axes[1], "aer/alpha", "alpha, moved by hand"))
+            for panel, name, title in panels:
                 panel.plot(run.index + 1, run.column(name), color=PALETTE[0], linewidth=1.3)
                 panel.set_title(title, fontsize=9.5)
                 panel.set_xlabel("rollout", fontsize=8.5)
         return png(figure, dpi=80)
 
 
-PICTURES = {"responses": draw_responses, "rates": draw_rates, "plant": draw_plant}
+def draw_default(root: Path) -> bytes:
+    """The default run: entropy over its target, and alpha."""
+    with style():
+        figure, axes = grid(2, 2, width=4.8, height=2.2)
+        shown = [("pi", run, PALETTE[0]) for _, run in runs_of("default", root)]
+        draw_panel(axes[0], "H / H* (mean of ten)", shown)
+        draw_panel(axes[1], "alpha", shown, alpha=True)
+        return png(figure, dpi=80)
+
+
+PICTURES = {"responses": draw_responses, "rates": draw_rates, "plant": draw_plant, "default": draw_default}
 
 
 def main() -> int:

@@ -101,7 +101,7 @@ def _training(methods: Sequence[Method], name: str, title: str, unit: str, colum
         if levels:
             caption += _entropy_levels(axes, methods, colour)
         elif name == "alpha":
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(bottom=min(0.0, axes.dataLim.y0 * 1.1))
         _legend(figure, methods)
         return Picture(name, title, caption, png(figure))
 

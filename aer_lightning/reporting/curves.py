@@ -97,12 +97,12 @@ def _alpha(axes: Axes, run: RunMetrics) -> None:
     share = run.column("aer/active_tokens")
     if not np.isnan(share).all():
         twin = axes.twinx()
-        twin.plot(run.index + 1, smooth(share, _window(run)), color=MUTED, linewidth=1.1, linestyle="--", label="tokens with λ > 0 (right)")
+        twin.plot(run.index + 1, smooth(share, _window(run)), color=MUTED, linewidth=1.1, linestyle="--", label="tokens with λ ≠ 0 (right)")
         twin.set(ylim=(0, 1.02))
         twin.grid(False)
         twin.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         legend_below(axes, [*axes.get_lines()[-1:], *twin.get_lines()])
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=min(0.0, float(np.nanmin(run.column("aer/alpha"))) * 1.1))
 
 
 def _length(axes: Axes, run: RunMetrics) -> None:

@@ -45,6 +45,14 @@ def test_every_panel_shows_its_metric(make_run, figure):
     assert labels == ["2 numbers", "3 numbers", "pass@1", "pass@8"]
 
 
+def test_a_coefficient_below_zero_is_in_the_picture(make_run, figure):
+    run = read_metrics(make_run(rollouts=20))
+    run.columns["aer/alpha"] -= 0.1
+    curves.draw_curves(run, "title")
+    bottom, top = panel(figure[0], "Coefficient").get_ylim()
+    assert bottom < -0.1 < top
+
+
 def test_a_run_without_target_coefficient_and_evaluation_says_so(make_run, figure):
     folder = make_run(target=None, alpha=False)
     run = read_metrics(folder)
