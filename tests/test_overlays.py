@@ -13,6 +13,7 @@ from aer_lightning.overlays import check_overlays, config_files
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 METHODS = ["fixed_entropy", "skywork", "aent", "ablation/no_difficulty", "ablation/no_anchor", "ablation/no_controller"]
+RIVALS = ["repo_r", "adapo", "stare", "entropic", "pos_adv"]
 
 
 def command(*names):
@@ -26,7 +27,7 @@ def refused(argv):
     return str(caught.value)
 
 
-@pytest.mark.parametrize(("first", "second"), itertools.combinations(METHODS, 2))
+@pytest.mark.parametrize(("first", "second"), itertools.combinations([*METHODS, *RIVALS], 2))
 def test_two_entropy_stacks_are_refused(first, second):
     message = refused(command("aer", first, second))
     assert message.startswith("trainer.callbacks: ") and f"{first}.yaml" in message and f"{second}.yaml" in message
@@ -38,6 +39,12 @@ def test_two_objectives_are_refused(first, second):
     assert message.startswith("model.init_args.objective: ") and f"{first}.yaml" in message and f"{second}.yaml" in message
 
 
+@pytest.mark.parametrize("rival", RIVALS)
+def test_a_rival_beside_another_objective_is_refused(rival):
+    message = refused(command("aer", rival, "clip_cov"))
+    assert message.startswith(("trainer.callbacks: ", "model.init_args.objective: ")) and f"{rival}.yaml" in message
+
+
 def test_a_base_after_its_overlay_is_refused():
     message = refused(command("grpo", "aer"))
     assert "aer.yaml first" in message and "grpo.yaml" in message
@@ -45,7 +52,7 @@ def test_a_base_after_its_overlay_is_refused():
 
 def test_what_adds_up_is_not_refused(tmp_path):
     check_overlays(command("aer"))
-    for name in [*METHODS, "dapo", "clip_cov", "kl_cov", "grpo"]:
+    for name in [*METHODS, *RIVALS, "dapo", "clip_cov", "kl_cov", "grpo", "on_policy"]:
         check_overlays(command("aer", name))
         check_overlays(command("aer", name, "strategy/fsdp2"))
     check_overlays(command("aer", "grpo", "grpo"))  # both say the same
