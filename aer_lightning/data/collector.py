@@ -98,8 +98,8 @@ class Collector:
     # -- generation and verification --------------------------------------------------------------------------------------------
 
     def sync(self) -> None:
-        """Give the engine its turn, with the policy's weights if they changed since the last time. Collective under sharding."""
-        if self.engine.weight_version != self.policy.weight_version:
+        """Give the engine its turn, with the policy's weights if they changed or it slept. Collective under sharding."""
+        if self.engine.needs_weights or self.engine.weight_version != self.policy.weight_version:
             self.rest()
             self.policy.memory.make_room()
             self.engine.sync_weights(self.policy.full_weights(), self.policy.weight_version)

@@ -35,6 +35,8 @@ def unit(*key: Any) -> float:
 class FakeEngine:
     """Right answers with a chance that the prompt's first token says, in tenths; log-probabilities off by a constant."""
 
+    needs_weights = False
+
     def __init__(self, shift=0.0):
         self.weight_version, self.shift, self.generated, self.synced, self.slept = -1, shift, 0, [], 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -63,11 +63,25 @@ class Completion:
 class Engine(Protocol):
     """Prompts to completions, under weights that are pushed to it.
 
-    Life: ``start`` once (expensive), then ``sync_weights`` / ``generate`` in turn, ``close`` once. ``weight_version`` is the
-    version of the last ``sync_weights``, -1 before the first.
+    Life: ``start`` once (expensive), then ``sync_weights`` / ``stream`` in turn, ``close`` once. Where the engine shares an accelerator
+    with the trainer: ``sleep`` after the last completion of a rollout or of a whole evaluation, and before the next one
+    ``sync_weights``, which wakes what holds weights, and ``wake``, which wakes the rest.
+
+    Attributes:
+        weight_version: version of the last ``sync_weights``, under which the last completions were drawn; -1 before the first.
+        needs_weights: there is nothing to generate with: never synced, or the weights were given up by ``sleep``.
+        weight_dtype: floating type of the served weights; known after ``start``.
+        synced_checksums: the trainer's checksums of sampled weights at the last sync, by name; the served ones were compared with them.
     """
 
     weight_version: int
+    weight_dtype: torch.dtype
+    synced_checksums: Mapping[str, str]
+
+    @property
+    def needs_weights(self) -> bool:
+        """See the class."""
+        ...
 
     def start(self, model_folder: Path, *, max_model_len: int, device: torch.device, seed: int) -> None:
         """Load the architecture and the tokenizer's end tokens from a Hugging Face folder.
@@ -84,15 +98,35 @@ class Engine(Protocol):
         ...
 
     def sync_weights(self, named_weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Replace all weights. Names are those of the Hugging Face state dict; tensors are full, not sharded."""
+        """Replace all weights. Names are those of the Hugging Face state dict; tensors are full, not sharded.
+
+        Raises:
+            StaleWeightsError: a sampled weight that is now served differs from the one that was pushed.
+        """
+        ...
+
+    def checksums(self, names: Iterable[str]) -> dict[str, str]:
+        """Checksums (:func:`~aer_lightning.data.engines.checksum.checksum`) of served weights; what cannot be read back is left out."""
+        ...
+
+    def stream(self, requests: Sequence[GenerationRequest], sampling: SamplingParams) -> Iterator[tuple[int, Completion]]:
+        """Sample one completion per request; yield each with the index of its request as soon as it has ended.
+
+        The completions are those of ``generate``; only their order is that of their ends.
+        """
         ...
 
     def generate(self, requests: Sequence[GenerationRequest], sampling: SamplingParams) -> list[Completion]:
         """Sample one completion per request, in the order of the requests."""
-        ...
+        completions = dict(self.stream(requests, sampling))
+        return [completions[index] for index in range(len(requests))]
 
     def sleep(self) -> None:
-        """Give the accelerator's memory back until the next ``sync_weights`` or ``generate``; nothing to do on a CPU."""
+        """Give the accelerator's memory back, the weights' too: ``needs_weights`` until the next sync. Nothing to do on a CPU."""
+        ...
+
+    def wake(self) -> None:
+        """Take back the memory that generation needs beyond the weights; after a sync. ``stream`` does it where it was not done."""
         ...
 
     def close(self) -> None:

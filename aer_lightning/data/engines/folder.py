@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aer_lightning.data.engines.checksum import sampled_names
 from aer_lightning.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -100,10 +101,21 @@ class WeightNames:
         with torch.device("meta"):
             return cls.of_model(AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code))
 
+    def served(self) -> list[str]:
+        """Names under which a server with an untied head holds a weight of its own."""
+        return [name for name, canonical in self.alias.items() if name == canonical or name == self.head]
+
+    def sampled(self, version: int) -> tuple[str, ...]:
+        """The weights whose checksums are compared at the sync of ``version``: embedding, head and a few others in turn."""
+        return sampled_names(self.served(), version, (self.embedding, self.head))
+
+    def largest(self) -> int:
+        """Number of elements of the largest weight."""
+        return max(math.prod(shape) for shape in self.shapes.values())
+
     def parameters(self) -> int:
         """Number of weights a server with an untied head holds: every tensor once, a shared head once more."""
-        held = set(self.alias.values()) | ({self.head} if self.head else set())
-        return sum(math.prod(self.shapes[name]) for name in held)
+        return sum(math.prod(self.shapes[name]) for name in self.served())
 
     def checked(self, named_weights: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
         """Pass the weights on, one at a time, and refuse what does not fit the architecture.

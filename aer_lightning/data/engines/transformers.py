@@ -7,23 +7,20 @@ whatever it was batched with (up to the rounding of the matrix products, about 1
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aer_lightning.data.engines.base import Completion, Engine, GenerationRequest, SamplingParams, check_request_lengths
+from aer_lightning.data.engines.checksum import checksum, compare_checksums
 from aer_lightning.data.engines.folder import WeightNames, end_token_ids, load_config
 from aer_lightning.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
-    from aer_lightning.data.engines.row_cache import RowCache
-
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
-# columns of the state of a row, one int64 tensor so that a row is moved by one copy
-_REQUEST, _SEED, _STEP, _START, _TOKEN = range(5)
 
 
 class TransformersEngine(Engine):
@@ -57,7 +54,14 @@ class TransformersEngine(Engine):
         self.dtype = dtype
         self.trust_remote_code = trust_remote_code
         self.weight_version = -1
+        self.synced_checksums: Mapping[str, str] = {}
         self._model: Any = None
+        self._shapes: dict[torch.nn.Parameter, tuple[int, ...]] = {}  # of parameters that were given up
+
+    @property
+    def needs_weights(self) -> bool:
+        """Never synced, or asleep, which throws the weights away."""
+        return self.weight_version < 0 or bool(self._shapes)
 
     def start(self, model_folder: Path, *, max_model_len: int, device: torch.device, seed: int) -> None:
         """Build the architecture; the weights come with :meth:`sync_weights`. ``seed`` is not used: samples have their own.
@@ -82,6 +86,7 @@ class TransformersEngine(Engine):
         # initial weights are random and thrown away: the run's random numbers must not notice
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []), self._device:
             self._model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, name), trust_remote_code=self.trust_remote_code)
+        self.weight_dtype = getattr(torch, name)
         self._model.eval().requires_grad_(False)
         use_grouped_decode(self._model)
         self._names = WeightNames.of_model(self._model)
@@ -93,183 +98,85 @@ class TransformersEngine(Engine):
 
         Raises:
             ConfigError: a name is missing or unexpected, or a shape differs; the engine then counts as never synced.
+            StaleWeightsError: a sampled weight is not what was pushed.
         """
         import torch
 
         if self._model is None:
             raise RuntimeError("TransformersEngine.sync_weights before start")
-        self._wake()
         self.weight_version = -1
+        self._take_memory()
         targets = self._model.state_dict()
+        sampled, trainer = set(self._names.sampled(version)), {}
         with torch.no_grad():
             for name, tensor in self._names.checked(named_weights):
                 targets[name].copy_(tensor)
+                if name in sampled:
+                    trainer[name] = checksum(tensor, self.weight_dtype)
+        compare_checksums(trainer, self._read_back(sampled))
+        self.synced_checksums = trainer
         self.weight_version = version
 
-    def generate(self, requests: Sequence[GenerationRequest], sampling: SamplingParams) -> list[Completion]:
-        """Sample one completion per request, in their order.
+    def checksums(self, names: Iterable[str]) -> dict[str, str]:
+        """Checksums of the engine's own copy of the weights."""
+        if self.needs_weights:
+            raise RuntimeError("TransformersEngine.checksums before the first sync_weights, or asleep")
+        return self._read_back(names)
+
+    def _read_back(self, names: Iterable[str]) -> dict[str, str]:
+        state = self._model.state_dict()
+        return {name: checksum(state[name], self.weight_dtype) for name in names}
+
+    def stream(self, requests: Sequence[GenerationRequest], sampling: SamplingParams) -> Iterator[tuple[int, Completion]]:
+        """Sample one completion per request; yield each with its index as soon as it has ended.
 
         Raises:
             ConfigError: a prompt is empty, or prompt plus ``max_new_tokens`` exceed ``max_model_len``.
         """
         import torch
 
-        if self._model is None or self.weight_version < 0:
-            raise RuntimeError("TransformersEngine.generate before the first sync_weights")
+        from aer_lightning.data.engines.decoding import Decoding
+
+        if self._model is None or self.needs_weights:
+            raise RuntimeError("TransformersEngine.stream before the first sync_weights, or after sleep without another")
         check_request_lengths(requests, sampling, self._max_model_len)
         if not requests:
-            return []
-        self._wake()
-        # an autocast context of the trainer must not reach in: the engine's dtype is its own
-        with torch.inference_mode(), torch.autocast(self._device.type, enabled=False):
-            return _Decoding(self, requests, sampling).run()
+            return
+        decoding = Decoding(self, requests, sampling)
+        while not decoding.done():
+            # Left before every yield: the consumer must not find itself in inference mode. An autocast context of the trainer must not
+            # reach in: the engine's dtype is its own.
+            with torch.inference_mode(), torch.autocast(self._device.type, enabled=False):
+                ended = decoding.advance()
+            yield from ended
 
     def sleep(self) -> None:
-        """On an accelerator the weights move to host memory until they are needed; nothing to do on a CPU."""
+        """On an accelerator the weights are given up: the next sync replaces every one. Nothing to do on a CPU."""
         import torch
 
-        if self._model is not None and self._device.type == "cuda":
-            self._model.to("cpu")
+        if self._model is not None and self._device.type == "cuda" and not self.needs_weights:
+            self._give_memory()
             torch.cuda.empty_cache()
 
-    def _wake(self) -> None:
-        if self._device.type == "cuda":
-            self._model.to(self._device)
+    def wake(self) -> None:
+        """Nothing to do: the cache is allocated for each call."""
+
+    def _give_memory(self) -> None:
+        import torch
+
+        for parameter in self._model.parameters():
+            self._shapes[parameter] = tuple(parameter.shape)
+            parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
+
+    def _take_memory(self) -> None:
+        import torch
+
+        for parameter, shape in self._shapes.items():
+            parameter.data = torch.empty(shape, dtype=parameter.dtype, device=parameter.device)
+        self._shapes.clear()
 
     def close(self) -> None:
         """Drop the model. Idempotent."""
         self._model = None
+        self._shapes.clear()
         self.weight_version = -1
-
-
-class _Decoding:
-    """One ``generate`` call: the rows being decoded, the requests that wait, and what was sampled so far."""
-
-    def __init__(self, engine: TransformersEngine, requests: Sequence[GenerationRequest], sampling: SamplingParams) -> None:
-        import torch
-
-        from aer_lightning.data.engines.row_cache import RowCache
-
-        self.engine, self.sampling, self.device = engine, sampling, engine._device
-        # longest first: rows that enter later are padded to the cursor, and never have to push it; equal prompts side by side
-        self.order = sorted(range(len(requests)), key=lambda index: (-len(requests[index].prompt_ids), requests[index].prompt_ids))
-        self.prompts = [requests[index].prompt_ids for index in self.order]
-        self.seeds = [requests[index].seed for index in self.order]
-        self.waiting = 0  # first request, in that order, that has not entered
-        self.rows_limit = min(engine.max_batch_size, len(requests))
-        # without padding no mask is needed, and attention without a mask is faster
-        self.padded = len(self.prompts[0]) != len(self.prompts[-1]) or len(requests) > self.rows_limit
-        self.cache: RowCache = RowCache(self.rows_limit, cursor=len(self.prompts[0]))
-        self.state = torch.zeros(0, 5, dtype=torch.int64, device=self.device)
-        size = (len(requests), sampling.max_new_tokens)
-        self.tokens = torch.zeros(size, dtype=torch.int64, device=self.device)
-        self.logprobs = torch.zeros(size, dtype=torch.float32, device=self.device)
-        self.lengths = torch.zeros(len(requests), dtype=torch.int64, device=self.device)
-
-    def run(self) -> list[Completion]:
-        """Decode until every request has its completion."""
-        while self.waiting < len(self.prompts) or self.cache.rows:
-            free, left = self.rows_limit - self.cache.rows, len(self.prompts) - self.waiting
-            # reading a prompt is a pass of its own: worth it for a quarter of the batch, or for all that is left
-            if left and (free >= min(left, max(1, self.rows_limit // 4))):
-                self._admit(min(free, left))
-            if self.cache.rows:
-                self._step()
-        return self._completions()
-
-    def _admit(self, count: int) -> None:
-        """Read the prompts of ``count`` waiting requests, each distinct prompt once, and sample their first tokens."""
-        import torch
-        from transformers import DynamicCache
-
-        first, last = self.waiting, self.waiting + count
-        self.waiting = last
-        distinct: dict[tuple[int, ...], int] = {}
-        source = [distinct.setdefault(prompt, len(distinct)) for prompt in self.prompts[first:last]]
-        unique = list(distinct)
-        per_pass = max(1, self.engine.max_prefill_tokens // max(map(len, unique)))
-        begin = 0
-        while begin < count:
-            low = source[begin]  # equal prompts stand side by side, so ``source`` never decreases
-            chunk = unique[low : low + per_pass]
-            end = begin + sum(low <= index < low + len(chunk) for index in source)
-            width = max(map(len, chunk))
-            padded = torch.tensor([(0,) * (width - len(prompt)) + prompt for prompt in chunk], device=self.device)
-            pads = torch.tensor([width - len(prompt) for prompt in chunk], device=self.device)
-            columns = torch.arange(width, device=self.device)
-            prefilled = DynamicCache()
-            output = self.engine._model(
-                input_ids=padded,
-                attention_mask=(columns >= pads[:, None]).long() if self.padded else None,
-                position_ids=(columns - pads[:, None]).clamp(min=0),
-                past_key_values=prefilled,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            rows = torch.tensor(source[begin:end], device=self.device) - low
-            state = torch.zeros(end - begin, 5, dtype=torch.int64, device=self.device)
-            state[:, _REQUEST] = torch.arange(first + begin, first + end, device=self.device)
-            state[:, _SEED] = torch.tensor(self.seeds[first + begin : first + end], device=self.device)
-            state[:, _START] = self.cache.cursor - width + pads[rows]
-            self.cache.admit(prefilled, rows)
-            self.state = torch.cat([self.state, state])
-            self._sample(output.logits[rows, -1], self.cache.rows - (end - begin))
-            begin = end
-
-    def _step(self) -> None:
-        """One token for every row."""
-        import torch
-
-        longest = len(self.prompts[self.waiting]) if self.waiting < len(self.prompts) else 0
-        if self.cache.is_full():
-            padding = min(int(self.state[:, _START].min()), self.cache.cursor - longest)
-            self.state[:, _START] -= self.cache.make_room(padding)
-        start, cursor = self.state[:, _START, None], self.cache.cursor
-        output = self.engine._model(
-            input_ids=self.state[:, _TOKEN, None],
-            attention_mask=(torch.arange(cursor + 1, device=self.device) >= start).long() if self.padded else None,
-            position_ids=cursor - start,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.cache.cursor += 1
-        self._sample(output.logits[:, -1], 0)
-
-    def _sample(self, logits: torch.Tensor, first_row: int) -> None:
-        """Draw a token for the rows from ``first_row`` on (logits ``[N, V]``), note it, and drop the rows that have ended."""
-        import torch
-
-        from aer_lightning.data.engines import sampling as pure
-
-        s, state = self.sampling, self.state[first_row:]
-        logprobs = pure.processed_logprobs(logits, s.temperature, s.top_p, s.top_k)
-        token = logprobs.argmax(-1) if s.temperature == 0 else pure.draw(logprobs, pure.uniforms(state[:, _SEED], state[:, _STEP]))
-        request, step = state[:, _REQUEST], state[:, _STEP]
-        self.tokens[request, step] = token
-        self.logprobs[request, step] = logprobs.gather(-1, token[:, None]).squeeze(-1)
-        state[:, _TOKEN] = token
-        state[:, _STEP] += 1
-        ended = torch.isin(token, self.engine._end_tensor) | (state[:, _STEP] >= s.max_new_tokens)
-        gone = ended.nonzero().squeeze(-1)
-        if not len(gone):
-            return
-        self.lengths[state[gone, _REQUEST]] = state[gone, _STEP]
-        kept = len(self.state) - len(gone)
-        gone = gone + first_row
-        holes = gone[gone < kept]
-        tail = torch.ones(len(self.state) - kept, dtype=torch.bool, device=self.device)
-        tail[gone[gone >= kept] - kept] = False
-        movers = tail.nonzero().squeeze(-1) + kept
-        self.cache.drop(holes, movers, kept)
-        self.state[holes] = self.state[movers]
-        self.state = self.state[:kept]
-
-    def _completions(self) -> list[Completion]:
-        lengths, tokens, logprobs = self.lengths.tolist(), self.tokens.tolist(), self.logprobs.tolist()
-        ends = set(self.engine._ends)
-        result: list[Completion | None] = [None] * len(lengths)
-        for place, index in enumerate(self.order):
-            ids = tokens[place][: lengths[place]]
-            result[index] = Completion(ids, logprobs[place][: lengths[place]], "stop" if ids[-1] in ends else "length")
-        return [completion for completion in result if completion is not None]

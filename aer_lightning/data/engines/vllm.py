@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aer_lightning.data.engines.base import Completion, Engine, GenerationRequest, SamplingParams, check_request_lengths
+from aer_lightning.data.engines.checksum import checksum, compare_checksums
 from aer_lightning.data.engines.folder import WeightNames, end_token_ids, load_config
+from aer_lightning.data.engines.transport import CudaMemory, SharedMemory, aligned_bytes
+from aer_lightning.data.engines.vllm_environment import (
+    GIB,
+    refuse_expandable_segments,
+    worker_cache_gib,
+    worker_environment,
+    worker_threads,
+)
 from aer_lightning.data.engines.worker_process import WorkerError, WorkerProcess
 from aer_lightning.errors import ConfigError
 
@@ -17,10 +26,8 @@ if TYPE_CHECKING:
     import torch
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
-_GIB = 1 << 30
-# below this size the barriers between threads cost more than the threads bring (measured: 12 times slower on 2 busy cores at 1M)
-_SINGLE_THREAD_PARAMETERS = 50_000_000
 _BUCKET_BYTES = 512 << 20
+_WORKER = "aer_lightning.data.engines.vllm_worker"
 _ROUND_TOKENS = 2048  # prompt tokens that vLLM reads in one scheduling round on a CPU, unless one sequence is longer
 
 
@@ -80,13 +87,21 @@ class VLLMEngine(Engine):
         self.cpu_threads = cpu_threads
         self.trust_remote_code = trust_remote_code
         self.weight_version = -1
+        self.synced_checksums: Mapping[str, str] = {}
         self._worker: WorkerProcess | None = None
+        self._memory: SharedMemory | CudaMemory | None = None
+        self._asleep = False
+
+    @property
+    def needs_weights(self) -> bool:
+        """Never synced, or asleep, which throws the weights away."""
+        return self.weight_version < 0 or self._asleep
 
     def start(self, model_folder: Path, *, max_model_len: int, device: torch.device, seed: int) -> None:
         """Start the worker and return; it loads vLLM (about 15 s on a CPU) while the caller goes on, and the first sync waits for it.
 
         Raises:
-            ConfigError: the device is neither a CPU nor a CUDA GPU.
+            ConfigError: the device is neither a CPU nor a CUDA GPU, or its allocator hands out memory that cannot be shared.
             DataError: no configuration, or no end token.
         """
         import torch
@@ -95,13 +110,15 @@ class VLLMEngine(Engine):
         self._device = torch.device(device)
         if self._device.type not in ("cpu", "cuda"):
             raise ConfigError(f"VLLMEngine runs on cpu and cuda, not on {self._device.type}; choose --data.engine TransformersEngine")
+        if self._device.type == "cuda":
+            refuse_expandable_segments()
         config = load_config(model_folder, self.trust_remote_code)
         self._ends = end_token_ids(model_folder, config, self.trust_remote_code)
         self._names = WeightNames.of_config(config, self.trust_remote_code)
         self._max_model_len = max_model_len
         on_cpu = self._device.type == "cpu"
         dtype = self.dtype if self.dtype != "auto" else ("float32" if on_cpu else "bfloat16")
-        self._dtype = getattr(torch, dtype)
+        self.weight_dtype = getattr(torch, dtype)
         eager = on_cpu if self.enforce_eager is None else self.enforce_eager
         llm: dict[str, Any] = {
             "model": str(model_folder),
@@ -129,50 +146,29 @@ class VLLMEngine(Engine):
             llm["max_num_batched_tokens"] = max(_ROUND_TOKENS, max_model_len, self.max_num_seqs)
         kv_cache_gib = self.kv_cache_gib
         if kv_cache_gib is None and on_cpu and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
-            kv_cache_gib = _kv_cache_gib(config, self.max_num_seqs, max_model_len, self._dtype.itemsize)
+            kv_cache_gib = worker_cache_gib(config, self.max_num_seqs, max_model_len, self.weight_dtype.itemsize)
         if kv_cache_gib is not None:
-            llm["kv_cache_memory_bytes"] = int(kv_cache_gib * _GIB)
-        settings = {"llm": llm, "end_token_ids": list(self._ends)}
-        space = self._names.parameters() * self._dtype.itemsize if on_cpu else 0
-        environment = self._environment(on_cpu, eager)
-        self._worker = WorkerProcess("aer_lightning.data.engines.vllm_worker", settings, environment, space)
-
-    def _environment(self, on_cpu: bool, eager: bool) -> dict[str, str | None]:
-        """Variables of the worker. What the user has set about logging stays."""
-        variables: dict[str, str | None] = {
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the worker is the engine: no third process to leave behind
-            "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
-            "VLLM_NO_USAGE_STATS": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-        }
-        if on_cpu:
-            threads = str(self._threads())
-            variables |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-            variables["VLLM_CPU_OMP_THREADS_BIND"] = os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-            if self.kv_cache_gib is not None:
-                variables["VLLM_CPU_KVCACHE_SPACE"] = None  # it would win over the option
-            if eager:
-                # without this the sampler's small functions are still compiled, 3 s at the first call
-                variables["TORCHDYNAMO_DISABLE"] = "1"
-        else:
-            index = self._device.index or 0
-            visible = [part for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part]
-            variables["CUDA_VISIBLE_DEVICES"] = visible[index] if index < len(visible) else str(index)
-        return variables
-
-    def _threads(self) -> int:
-        if self.cpu_threads is not None:
-            return self.cpu_threads
-        if self._names.parameters() < _SINGLE_THREAD_PARAMETERS:
-            return 1
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+            llm["kv_cache_memory_bytes"] = int(kv_cache_gib * GIB)
+        largest, total = self._names.largest(), self._names.parameters()
+        itemsize = self.weight_dtype.itemsize
+        # a bucket holds the largest weight whole, and all of them where they are few; every weight may start aligned
+        capacity = max(aligned_bytes(largest, itemsize), min(_BUCKET_BYTES, total * itemsize + 64 * len(self._names.shapes)))
+        shared = SharedMemory(capacity) if on_cpu else None
+        self._memory = shared if shared is not None else CudaMemory(self._device, capacity)
+        settings = {"llm": llm, "end_token_ids": list(self._ends), "shared": (shared.fd, shared.capacity) if shared else None}
+        threads = self.cpu_threads if self.cpu_threads is not None else worker_threads(total)
+        environment = worker_environment(self._device, threads=threads, fixed_cache=self.kv_cache_gib is not None, eager=eager)
+        inherit = (shared.fd,) if shared else ()
+        self._worker = WorkerProcess(_WORKER, settings, environment, inherit)
 
     def sync_weights(self, named_weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Replace all weights: through shared memory on a CPU, by handles to the trainer's memory on a GPU. Clears the prefix cache.
 
+        A sleeping worker takes back the memory of its weights only; :meth:`wake` takes the rest.
+
         Raises:
             ConfigError: a name is missing or unexpected, a shape differs, or vLLM cannot serve the model.
+            StaleWeightsError: a sampled weight that vLLM now serves is not the one that was pushed.
         """
         if self._worker is None:
             raise RuntimeError("VLLMEngine.sync_weights before start")
@@ -183,11 +179,32 @@ class VLLMEngine(Engine):
             advice = "mend the options of VLLMEngine, or choose --data.engine TransformersEngine"
             raise ConfigError(f"VLLMEngine: vLLM did not start: {error}\n{advice}") from error
         self.weight_version = -1
-        if self._device.type == "cuda":
-            self._sync_on_gpu(named_weights)
-        else:
-            self._sync_by_file(named_weights)
-        self.weight_version = version
+        trainer: dict[str, str] = {}
+        sampled = self._names.sampled(version)
+        self._send(self._noted(self._with_head(named_weights), sampled, trainer))
+        compare_checksums(trainer, self._read_back(sampled))
+        self.synced_checksums = trainer
+        self.weight_version, self._asleep = version, False
+
+    def _noted(
+        self, named_weights: Iterable[tuple[str, torch.Tensor]], sampled: Iterable[str], checksums: dict[str, str]
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """Pass the weights on and write down the checksums of the sampled ones."""
+        wanted = set(sampled)
+        for name, tensor in named_weights:
+            if name in wanted:
+                checksums[name] = checksum(tensor, self.weight_dtype)
+            yield name, tensor
+
+    def checksums(self, names: Iterable[str]) -> dict[str, str]:
+        """Checksums of the weights that vLLM serves; those of layers that it fuses in ways we do not know are left out."""
+        if self.needs_weights:
+            raise RuntimeError("VLLMEngine.checksums before the first sync_weights, or asleep")
+        return self._read_back(names)
+
+    def _read_back(self, names: Iterable[str]) -> dict[str, str]:
+        assert self._worker is not None
+        return self._worker.call("checksums", {name: self._names.shapes[name] for name in names})
 
     def _with_head(self, named_weights: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
         """The weights in the served type, each tensor under one name, and the head of a tied model under its own."""
@@ -197,60 +214,50 @@ class VLLMEngine(Engine):
             if canonical in seen:
                 continue
             seen.add(canonical)
-            tensor = tensor.detach().to(self._dtype)
+            tensor = tensor.detach().to(self.weight_dtype)
             yield canonical, tensor
             if names.head is not None and names.head != canonical and names.alias[names.head] == canonical:
                 yield names.head, tensor.clone()
 
-    def _sync_by_file(self, named_weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        from safetensors.torch import save_file
-
-        assert self._worker is not None
-        folder = self._worker.folder / "weights"
-        folder.mkdir(exist_ok=True)
-        path = folder / "model.safetensors"
-        save_file({name: tensor.cpu().contiguous() for name, tensor in self._with_head(named_weights)}, path)
-        try:
-            self._worker.call("load_files", str(folder))
-        finally:
-            path.unlink()
-
-    def _sync_on_gpu(self, named_weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Buckets of handles (CUDA IPC): the tensors stay where they are, the worker copies them within the GPU's memory."""
-        import torch
-        from torch.multiprocessing.reductions import reduce_tensor
-
-        assert self._worker is not None
+    def _send(self, named_weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Push the weights in buckets of at most the transport's capacity; the worker has copied a bucket when its call returns."""
+        assert self._worker is not None and self._memory is not None
         bucket: list[tuple[str, torch.Tensor]] = []
-        first, size = True, 0
+        begun, size = False, 0
 
         def send(last: bool) -> None:
-            nonlocal first, size
-            torch.cuda.synchronize(self._device)
-            handles = [(name, reduce_tensor(tensor)[1]) for name, tensor in bucket]
-            assert self._worker is not None
-            self._worker.call("load_cuda", {"weights": handles, "first": first, "last": last})
+            nonlocal begun, size
+            assert self._worker is not None and self._memory is not None
+            payload = {"weights": self._memory.export(bucket), "first": not begun, "last": last}
+            begun, size = True, 0
+            self._worker.call("load", payload)
             bucket.clear()
-            first, size = False, 0
+            self._memory.release()
 
-        for name, tensor in self._with_head(named_weights):
-            if size >= _BUCKET_BYTES:
-                send(last=False)
-            bucket.append((name, tensor.to(self._device).contiguous()))
-            size += tensor.numel() * tensor.element_size()
-        send(last=True)
+        try:
+            for name, tensor in named_weights:
+                room = aligned_bytes(tensor.numel(), tensor.element_size())
+                if bucket and size + room > self._memory.capacity:
+                    send(last=False)
+                bucket.append((name, tensor))
+                size += room
+            send(last=True)
+        except ConfigError:
+            if begun:  # vLLM has to finish what it has begun before another sync can begin
+                self._worker.call("load", {"weights": [], "first": False, "last": True})
+            raise
 
-    def generate(self, requests: Sequence[GenerationRequest], sampling: SamplingParams) -> list[Completion]:
-        """Sample one completion per request, in their order.
+    def stream(self, requests: Sequence[GenerationRequest], sampling: SamplingParams) -> Iterator[tuple[int, Completion]]:
+        """Sample one completion per request; yield each with its index while the worker goes on with the others.
 
         Raises:
             ConfigError: a prompt is empty, or prompt plus ``max_new_tokens`` exceed ``max_model_len``.
         """
-        if self._worker is None or self.weight_version < 0:
-            raise RuntimeError("VLLMEngine.generate before the first sync_weights")
+        if self._worker is None or self.needs_weights:
+            raise RuntimeError("VLLMEngine.stream before the first sync_weights, or after sleep without another")
         check_request_lengths(requests, sampling, self._max_model_len)
         if not requests:
-            return []
+            return
         payload = {
             "prompts": [list(request.prompt_ids) for request in requests],
             "seeds": [request.seed for request in requests],
@@ -261,32 +268,29 @@ class VLLMEngine(Engine):
                 "top_k": sampling.top_k,
             },
         }
-        completions = [Completion(*completion) for completion in self._worker.call("generate", payload)]
-        for completion in completions:
-            if completion.finish_reason not in ("stop", "length"):
-                raise RuntimeError(f"vLLM ended a completion for an unknown reason: {completion.finish_reason}")
-        return completions
+        for ended in self._worker.stream("generate", payload):
+            for index, ids, logprobs, reason in ended:
+                if reason not in ("stop", "length"):
+                    raise RuntimeError(f"vLLM ended a completion for an unknown reason: {reason}")
+                yield index, Completion(ids, logprobs, reason)
 
     def sleep(self) -> None:
-        """On a GPU: the weights go to host memory and the cache is freed, until the next sync or generation. Nothing on a CPU."""
-        if self._worker is not None and self._device.type == "cuda" and self.weight_version >= 0:
+        """On a GPU: give weights and cache up; the next sync pushes the weights again. Nothing to do on a CPU."""
+        if self._worker is not None and self._device.type == "cuda" and not self.needs_weights:
             self._worker.call("sleep")
+            self._asleep = True
+
+    def wake(self) -> None:
+        """On a GPU: take the memory of the key-value cache back, after a sync. Nothing to do on a CPU."""
+        if self._worker is not None and self._device.type == "cuda" and not self.needs_weights:
+            self._worker.call("wake")
 
     def close(self) -> None:
         """End the worker. Idempotent; also done when the process ends."""
         if self._worker is not None:
             self._worker.close()
             self._worker = None
-        self.weight_version = -1
-
-
-def _kv_cache_gib(config: Any, sequences: int, max_model_len: int, itemsize: int) -> float:
-    """GiB that keep ``sequences`` sequences of full length, between 1/16 and 4; 1 where the configuration does not say."""
-    text = config.get_text_config()
-    query_heads, layers = getattr(text, "num_attention_heads", None), getattr(text, "num_hidden_layers", None)
-    if not (query_heads and layers and hasattr(text, "hidden_size")):
-        return 1.0
-    heads = getattr(text, "num_key_value_heads", None) or query_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // query_heads
-    blocks = sequences * -(-max_model_len // 128) + 1  # vLLM's block on a CPU is 128 tokens
-    return min(4.0, max(1 / 16, blocks * 128 * layers * heads * width * 2 * itemsize / _GIB))
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+        self.weight_version, self._asleep = -1, False

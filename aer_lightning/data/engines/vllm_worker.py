@@ -7,26 +7,33 @@ generator, change the environment, and take the trainer's process group for its 
 from __future__ import annotations
 
 import gc
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from aer_lightning.data.engines.transport import CudaReader, SharedReader
 from aer_lightning.data.engines.worker_loop import serve
+
+if TYPE_CHECKING:
+    import torch
 
 
 class VLLMWorker:
     """One ``vllm.LLM`` that starts without weights.
 
     Args:
-        settings: ``llm`` (keyword arguments of ``vllm.LLM``), ``end_token_ids`` (list), ``sleep_mode`` (bool).
+        settings: ``llm`` (keyword arguments of ``vllm.LLM``), ``end_token_ids`` (list), ``shared`` (file descriptor and size of the
+            memory through which weights come; None where they come by CUDA IPC).
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
         from vllm import LLM
 
         self.end_token_ids: list[int] = settings["end_token_ids"]
+        shared = settings["shared"]
+        self.reader: SharedReader | CudaReader = SharedReader(*shared) if shared else CudaReader()
         self.awake = {"weights", "kv_cache"}
         self.llm = LLM(**settings["llm"])
-        # it started with dummy weights; the real ones come from files of this format
-        self.llm.collective_rpc("update_config", args=({"load_config": {"load_format": "safetensors"}},))
 
         # a million objects of vLLM's modules that no collection needs to look at again
         gc.collect()
@@ -36,26 +43,15 @@ class VLLMWorker:
         """Run one command of :class:`~aer_lightning.data.engines.vllm.VLLMEngine`."""
         return getattr(self, f"do_{command}")(payload)
 
-    def do_load_files(self, folder: str) -> None:
-        """Replace all weights by those of the safetensors files in ``folder``."""
-        self._wake("weights")
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
-        self.llm.reset_prefix_cache()
-
-    def do_load_cuda(self, bucket: dict[str, Any]) -> None:
-        """Replace some weights by tensors in the trainer's memory of the same GPU.
+    def do_load(self, bucket: dict[str, Any]) -> None:
+        """Replace some weights, layer by layer: vLLM repacks a layer when its last tensor has come.
 
         Args:
-            bucket: ``weights``: list of (name, arguments of ``rebuild_cuda_tensor``); ``first``, ``last``: whether it begins, ends a sync.
+            bucket: ``weights``: list of (name, handle); ``first``, ``last``: whether it begins, ends a sync.
         """
-        import torch
-        from torch.multiprocessing.reductions import rebuild_cuda_tensor
-
         self._wake("weights")
-        device = torch.cuda.current_device()
-        # argument 6 is the trainer's index of the device, which is not ours where CUDA_VISIBLE_DEVICES differs.
-        # A copy, because vLLM may keep a weight until its layer is complete and the trainer reuses the memory before that.
-        weights = [(name, rebuild_cuda_tensor(*(*args[:6], device, *args[7:])).clone()) for name, args in bucket["weights"]]
+        weights = [(name, self.reader.open(handle)) for name, handle in bucket["weights"]]
+        self.reader.finish()
         first, last = bucket["first"], bucket["last"]
 
         def load(model: torch.nn.Module) -> None:
@@ -71,42 +67,57 @@ class VLLMWorker:
                     reload.finalize_layerwise_reload(model, engine.model_config)
 
         self.llm.apply_model(load)
-        torch.cuda.synchronize()
         if last:
             self.llm.reset_prefix_cache()
 
-    def do_generate(self, payload: dict[str, Any]) -> list[tuple[list[int], list[float], str]]:
-        """Sample one completion per prompt.
+    def do_checksums(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, str]:
+        """Checksums of served weights; see :func:`~aer_lightning.data.engines.served.served_checksums`."""
+        from aer_lightning.data.engines.served import served_checksums
+
+        self._wake("weights")
+        (result,) = self.llm.apply_model(partial(served_checksums, shapes=shapes))
+        return result
+
+    def do_generate(self, payload: dict[str, Any]) -> Iterator[list[tuple[int, list[int], list[float], str]]]:
+        """Sample one completion per prompt; yield after every step those that it ended.
 
         Args:
             payload: ``prompts`` (lists of ids), ``seeds``, and ``sampling`` (keyword arguments of ``vllm.SamplingParams``).
 
-        Returns:
-            (token ids, log-probabilities, finish reason) per prompt, in order.
+        Yields:
+            (index of the prompt, token ids, log-probabilities, finish reason) of each.
         """
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
         self._wake("weights", "kv_cache")
-        common = {**payload["sampling"], "stop_token_ids": self.end_token_ids, "logprobs": 0, "detokenize": False}
-        outputs = self.llm.generate(
+        # flat: three lists a completion in place of a dictionary a token
+        common: dict[str, Any] = {"stop_token_ids": self.end_token_ids, "logprobs": 0, "flat_logprobs": True, "detokenize": False}
+        ids = self.llm.enqueue(
             [TokensPrompt(prompt_token_ids=ids) for ids in payload["prompts"]],
-            [SamplingParams(seed=seed, **common) for seed in payload["seeds"]],
+            [SamplingParams(seed=seed, **common, **payload["sampling"]) for seed in payload["seeds"]],
             use_tqdm=False,
         )
-        result = []
-        for output in outputs:
-            completion = output.outputs[0]
-            ids = list(completion.token_ids)
-            steps: Any = completion.logprobs
-            logprobs = [float(step[token].logprob) for token, step in zip(ids, steps, strict=True)]
-            result.append((ids, logprobs, str(completion.finish_reason)))
-        return result
+        # the ids that come back are the external ones; those of the engine have random characters behind a dash
+        index = {name.partition("-")[0]: place for place, name in enumerate(ids)}
+        engine = self.llm.llm_engine
+        try:
+            while engine.has_unfinished_requests():
+                ended: list[Any] = [output for output in engine.step() if output.finished]
+                if ended:
+                    yield [(index[output.request_id], *_completion(output.outputs[0])) for output in ended]
+        finally:
+            if engine.has_unfinished_requests():
+                engine.abort_request(ids, internal=True)
+
+    def do_wake(self, _: None) -> None:
+        """Take all memory back."""
+        self._wake("weights", "kv_cache")
 
     def do_sleep(self, _: None) -> None:
-        """Give the GPU's memory back; the weights wait in host memory."""
+        """Give the GPU's memory back, weights and cache: level 2, because the next sync replaces every weight."""
         if self.awake:
-            self.llm.sleep(level=1)
+            self.llm.sleep(level=2)
             self.awake.clear()
 
     def _wake(self, *tags: str) -> None:
@@ -114,6 +125,14 @@ class VLLMWorker:
         if missing:
             self.llm.wake_up(tags=missing)
             self.awake.update(missing)
+
+
+def _completion(output: Any) -> tuple[list[int], list[float], str]:
+    """(token ids, log-probabilities, finish reason) of a finished output; its flat log-probabilities are those of the sampled tokens."""
+    ids = list(output.token_ids)
+    if list(output.logprobs.token_ids) != ids:
+        raise RuntimeError("vLLM returned log-probabilities of other tokens than the sampled ones")
+    return ids, list(output.logprobs.logprobs), str(output.finish_reason)
 
 
 if __name__ == "__main__":

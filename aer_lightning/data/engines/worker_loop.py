@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ class Worker(Protocol):
     """What answers the calls."""
 
     def handle(self, command: str, payload: Any) -> Any:
-        """Run one command."""
+        """Run one command; an iterator as result is sent item by item as they come."""
         ...
 
 
@@ -54,13 +55,21 @@ def _handle(worker: Worker, command: str, payload: Any) -> tuple[Any, Any]:
 
 
 def _answer(pipe: Connection, work: Callable[[], tuple[Any, Any]]) -> Any:
-    """Run ``work``, send its second value or the reason of its failure, and return its first (None after a failure)."""
+    """Run ``work``, send its second value or the reason of its failure, and return its first (None after a failure).
+
+    Messages are (kind, value): True ends with a value, False with a reason, None is an item of an iterator.
+    """
     try:
         kept, value = work()
+        if isinstance(value, Iterator):
+            for item in value:
+                pipe.send((None, item))
+            value = None
     except Exception as error:  # whatever it was, the parent has to hear of it: it waits for an answer
         traceback.print_exc()
         sys.stderr.flush()
-        pipe.send((False, f"{type(error).__name__}: {error}".strip()))
+        with contextlib.suppress(OSError):  # it may be the parent that has gone
+            pipe.send((False, f"{type(error).__name__}: {error}".strip()))
         return None
     pipe.send((True, value))
     return kept

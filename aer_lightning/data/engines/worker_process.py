@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
+from collections.abc import Iterator, Sequence
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -34,17 +35,17 @@ class WorkerProcess:
     """``python -m module FD``: it receives ``settings`` first, then (command, payload) pairs, and answers each with (ok, value).
 
     The process starts at once and works beside its parent; the first :meth:`call` waits for it. ``folder`` is a private
-    directory in shared memory (where there is any) for what is too large for a pipe; its log lies there too.
+    directory with its log.
 
     Args:
         module: module to run; its side of the pipe is :func:`serve`.
         settings: first object sent.
         environment: variables to set; None removes one.
-        space: bytes that ``folder`` has to hold; it lies on a disk where shared memory is smaller (64 MiB in many containers).
+        inherit: file descriptors that the child keeps under the same numbers.
     """
 
-    def __init__(self, module: str, settings: dict[str, Any], environment: dict[str, str | None], space: int = 0) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="aer-lightning-", dir=shared_memory_folder(space)))
+    def __init__(self, module: str, settings: dict[str, Any], environment: dict[str, str | None], inherit: Sequence[int] = ()) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="aer-lightning-"))
         self.log = self.folder / "worker.log"
         inherited = {name: value for name, value in os.environ.items() if name not in _LAUNCHER_VARIABLES}
         root = str(Path(aer_lightning.__file__).parent.parent)
@@ -58,7 +59,7 @@ class WorkerProcess:
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, str(theirs.fileno()), str(os.getpid()), str(self.folder)],
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), *inherit),
                 env=inherited,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -66,6 +67,7 @@ class WorkerProcess:
             )
         theirs.close()
         self._ready = False
+        self._streaming = False  # items of a stream that nobody reads any more may still come
         self._finalizer = weakref.finalize(self, _end, self._process, self._pipe, self.folder, os.getpid())
         self._pipe.send(settings)
 
@@ -90,28 +92,52 @@ class WorkerProcess:
         Raises:
             WorkerError: the command raised in the worker, or the worker ended.
         """
+        self._send(command, payload)
+        return self._receive()[1]
+
+    def stream(self, command: str, payload: Any = None) -> Iterator[Any]:
+        """Run one command whose result is an iterator; yield its items as they come.
+
+        Left before its end, the worker still finishes it, and the next command waits for that.
+
+        Raises:
+            WorkerError: the command raised in the worker, or the worker ended.
+        """
+        self._send(command, payload)
+        self._streaming = True
+        while True:
+            more, item = self._receive()
+            if not more:
+                return
+            yield item
+
+    def _send(self, command: str, payload: Any) -> None:
         self.wait()
+        while self._streaming:
+            self._receive()
         try:
             self._pipe.send((command, payload))
         except OSError as error:
             raise self._ended() from error
-        return self._receive()
 
     def close(self) -> None:
         """End the worker and remove its folder. Idempotent."""
         self._finalizer()
 
-    def _receive(self) -> Any:
+    def _receive(self) -> tuple[bool, Any]:
+        """The next message: whether more will come, and its value."""
         while not self._pipe.poll(1.0):
             if self._process.poll() is not None and not self._pipe.poll(0):
                 raise self._ended()
         try:
-            ok, value = self._pipe.recv()
+            kind, value = self._pipe.recv()
         except (EOFError, OSError) as error:
             raise self._ended() from error
-        if not ok:
+        if kind is not None:
+            self._streaming = False
+        if kind is False:
             raise WorkerError(value, self._last_lines())
-        return value
+        return kind is None, value
 
     def _ended(self) -> WorkerError:
         # its end of the pipe closes a moment before its status can be read
@@ -141,9 +167,3 @@ def _end(process: subprocess.Popen[bytes], pipe: Any, folder: Path, owner: int) 
         except subprocess.TimeoutExpired:
             continue
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def shared_memory_folder(space: int) -> str | None:
-    """``/dev/shm`` where it can be written to and has ``space`` bytes; None for the default temporary folder."""
-    usable = os.access("/dev/shm", os.W_OK | os.X_OK) and shutil.disk_usage("/dev/shm").free > space + (16 << 20)
-    return "/dev/shm" if usable else None

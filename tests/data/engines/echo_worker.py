@@ -2,6 +2,8 @@
 
 import os
 import sys
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from aer_lightning.data.engines.worker_loop import serve
@@ -20,9 +22,21 @@ class Echo:
             print("last words")
             sys.stdout.flush()
             os._exit(payload)
+        if command == "count":
+            return self.count(*payload)
+        if command == "read":
+            return os.read(payload, 5)
         if command == "environment":
             return dict(os.environ)
         return command, payload
+
+    def count(self, most: int, file: str) -> Iterator[int]:
+        yield 0
+        while not os.path.exists(file):
+            time.sleep(0.01)
+        if most < 0:
+            raise ValueError("below zero")
+        yield from range(1, most)
 
 
 if __name__ == "__main__":

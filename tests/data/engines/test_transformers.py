@@ -50,6 +50,25 @@ def test_a_sample_does_not_depend_on_what_it_was_batched_with(folders, kind, max
         assert shuffled[place].logprobs == pytest.approx(alone[index].logprobs, abs=1e-5)
 
 
+@pytest.mark.parametrize("max_batch_size", [3, 64])
+def test_a_stream_hands_out_the_same_completions_as_they_end(folders, max_batch_size):
+    folder, model = folders("qwen3")
+    requests, sampling = make_requests(6, 5), SamplingParams(1.0, 20)
+    engine = start(folder, model, max_batch_size=max_batch_size)
+    expected = engine.generate(requests, sampling)
+    streamed = []
+    for index, completion in engine.stream(requests, sampling):
+        assert not torch.is_inference_mode_enabled(), "the consumer is not the engine"
+        streamed.append((index, completion))
+        if len(streamed) == 3:  # a call within another
+            again = engine.generate(requests[:2], sampling)
+            assert [c.token_ids for c in again] == [c.token_ids for c in expected[:2]]
+    assert dict(streamed) == dict(enumerate(expected))
+    if max_batch_size == 64:
+        lengths = [len(completion.token_ids) for _, completion in streamed]
+        assert lengths == sorted(lengths) and lengths[0] < lengths[-1]
+
+
 def test_rows_that_come_and_go_for_long_keep_their_log_probabilities(folders, monkeypatch):
     # 3 rows serve 40 requests of up to 90 tokens: the buffers must both grow and shift
     shifts = []
@@ -248,4 +267,6 @@ def test_on_a_gpu_and_after_sleep(folders):
     awake = engine.generate(requests, sampling)
     assert_faithful(model, requests, awake, 1.0, 20, tolerance=1e-3)
     engine.sleep()
+    assert engine.needs_weights
+    engine.sync_weights(model.state_dict().items(), version=0)
     assert engine.generate(requests, sampling) == awake

@@ -12,6 +12,7 @@ from engine_helpers import END, assert_faithful, assert_samples_fit, forced_logp
 
 from aer_lightning.data.engines import VLLMEngine
 from aer_lightning.data.engines.base import Engine, GenerationRequest, SamplingParams
+from aer_lightning.data.engines.checksum import checksum
 from aer_lightning.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -196,6 +197,24 @@ class TestRealEngine:
         with pytest.raises(RuntimeError, match="before the first sync"):
             engine.generate(make_requests(1, 1), SamplingParams(1.0, 4))
 
+    @pytest.mark.parametrize("tied", [False, True])
+    def test_every_served_weight_can_be_read_back(self, synced, tied):
+        engine, model = synced(tied)
+        weights = dict(model.state_dict())
+        assert engine.checksums(weights) == {name: checksum(tensor, torch.float32) for name, tensor in weights.items()}
+        assert len(engine.synced_checksums) >= 8 and engine.checksums(engine.synced_checksums) == engine.synced_checksums
+
+    def test_a_stream_hands_out_the_same_completions_as_they_end(self, synced):
+        engine, _ = synced(False)
+        requests, sampling = make_requests(8, 5), SamplingParams(1.0, 20)
+        expected = engine.generate(requests, sampling)
+        streamed = list(engine.stream(requests, sampling))
+        assert dict(streamed) == dict(enumerate(expected))
+        lengths = [len(completion.token_ids) for _, completion in streamed]
+        assert lengths == sorted(lengths) and lengths[0] < lengths[-1], "in the order of their ends, where all start together"
+        assert next(engine.stream(requests, sampling))[1].token_ids
+        assert engine.generate(requests, sampling) == expected, "after a stream that was left"
+
     def test_too_long_prompts_are_refused(self, synced):
         with pytest.raises(ConfigError, match="exceed max_model_len 64"):
             synced(False)[0].generate(make_requests(1, 1), SamplingParams(1.0, 64))
@@ -216,7 +235,7 @@ class TestRealEngine:
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 @pytest.mark.parametrize("tied", [False, True])
 def test_on_a_gpu_weights_come_from_the_trainers_memory_and_sleep_gives_memory_back(folders, monkeypatch, tied):
-    monkeypatch.setattr("aer_lightning.data.engines.vllm._BUCKET_BYTES", 20_000)  # several buckets
+    monkeypatch.setattr("aer_lightning.data.engines.vllm._BUCKET_BYTES", 30_000)  # several buckets
     folder, model = folders("qwen3", tied)
     device = torch.device("cuda", 0)
     weights = {name: tensor.to(device) for name, tensor in model.state_dict().items()}
@@ -224,12 +243,16 @@ def test_on_a_gpu_weights_come_from_the_trainers_memory_and_sleep_gives_memory_b
     engine.start(folder, max_model_len=64, device=device, seed=0)
     try:
         requests, sampling = make_requests(8, 5), SamplingParams(0.8, 20)
-        for version in (0, 1):
+        for version in (0, 1, 1):
             engine.sync_weights(weights.items(), version=version)
+            engine.wake()
+            assert engine.checksums(weights) == {name: checksum(tensor, torch.float32) for name, tensor in weights.items()}
             assert_faithful(model, requests, engine.generate(requests, sampling), 0.8, 20, tolerance=2e-3)
             awake = torch.cuda.mem_get_info(device)[0]
             engine.sleep()
             assert torch.cuda.mem_get_info(device)[0] > awake
-        assert_faithful(model, requests, engine.generate(requests, sampling), 0.8, 20, tolerance=2e-3)
+            assert engine.needs_weights
+        with pytest.raises(RuntimeError, match="after sleep"):
+            engine.generate(requests, sampling)
     finally:
         engine.close()

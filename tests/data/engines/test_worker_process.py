@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aer_lightning.data.engines.worker_process import WorkerError, WorkerProcess, shared_memory_folder
+from aer_lightning.data.engines.worker_process import WorkerError, WorkerProcess
 
 HERE = str(Path(__file__).parent)
 
@@ -51,6 +51,46 @@ def test_an_error_is_told_and_the_worker_goes_on(spawn):
     with pytest.raises(WorkerError, match="KeyError: 'nothing'"):
         worker.call("raise", "nothing")
     assert worker.call("say", 1) == ("say", 1)
+
+
+def test_items_of_a_stream_come_one_by_one(spawn, tmp_path):
+    worker = spawn()
+    items = worker.stream("count", (3, str(tmp_path / "done")))
+    assert next(items) == 0
+    assert not (tmp_path / "done").exists(), "the worker waits for the file before the next item"
+    (tmp_path / "done").touch()
+    assert list(items) == [1, 2]
+    assert worker.call("say", 1) == ("say", 1)
+
+
+def test_a_stream_that_is_left_does_not_disturb_the_next_command(spawn, tmp_path):
+    worker = spawn()
+    (tmp_path / "done").touch()
+    assert next(worker.stream("count", (5, str(tmp_path / "done")))) == 0
+    assert worker.call("say", 1) == ("say", 1)
+    assert list(worker.stream("count", (2, str(tmp_path / "done")))) == [0, 1]
+
+
+def test_a_stream_that_fails_says_why(spawn, tmp_path):
+    worker = spawn()
+    (tmp_path / "done").touch()
+    items = worker.stream("count", (-1, str(tmp_path / "done")))
+    assert next(items) == 0
+    with pytest.raises(WorkerError, match="ValueError: below zero"):
+        next(items)
+    assert worker.call("say", 1) == ("say", 1)
+
+
+def test_the_child_inherits_what_it_is_given(spawn):
+    read, write = os.pipe()
+    worker = WorkerProcess("echo_worker", {}, {}, (read,))
+    try:
+        os.write(write, b"hello")
+        assert worker.call("read", read) == b"hello"
+    finally:
+        worker.close()
+        os.close(read)
+        os.close(write)
 
 
 def test_a_failed_start_names_the_reason_and_shows_the_log(spawn):
@@ -119,7 +159,3 @@ def test_the_worker_does_not_outlive_its_parent(how, tmp_path):
             assert wait_until(lambda: not Path(folder).exists())
         finally:
             os.kill(int(sibling), signal.SIGKILL)
-
-
-def test_shared_memory_that_is_too_small_is_not_used():
-    assert shared_memory_folder(1 << 60) is None
