@@ -2,88 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from aer_lightning.errors import ConfigError, DataError
+from aer_lightning.errors import ConfigError
 from aer_lightning.kernels import linear_token_stats
 from aer_lightning.modules.attention import Segments, cannot_pack, use_packed_attention
 from aer_lightning.rollout import Pack
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def check_model_folder(folder: str, option: str = "model.init_args.pretrained") -> None:
-    """Refuse a local folder that cannot be a model before anything heavy is loaded; hub names pass.
-
-    Raises:
-        DataError: config, weights or tokenizer are missing; the message names the folder and what it lacks.
-    """
-    path = Path(folder)
-    if not path.is_dir():
-        if path.is_absolute() or folder.startswith((".", "~")):
-            raise DataError(f"{option}: no folder {folder}; give a Hugging Face model folder or a hub name")
-        return
-    if not (path / "config.json").is_file():
-        raise DataError(f"{option}: {folder} has no config.json; is it a Hugging Face model folder (save_pretrained)?")
-    try:
-        json.loads((path / "config.json").read_text())
-    except ValueError as error:
-        raise DataError(f"{option}: {path / 'config.json'} is not JSON ({error}); save the model again") from None
-    if not any(any(path.glob(pattern)) for pattern in ("*.safetensors", "pytorch_model*.bin")):
-        raise DataError(f"{option}: {folder} has no weights (*.safetensors); save the model with save_pretrained")
-    names = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
-    if not any((path / name).is_file() for name in names):
-        raise DataError(f"{option}: {folder} has no tokenizer (tokenizer.json); save the tokenizer beside the model")
-
-
-def local_folder(name: str, option: str = "model.init_args.pretrained") -> Path:
-    """The local folder of a model: itself, or the hub's snapshot, downloaded if it has to be.
-
-    Raises:
-        DataError: the name is no folder and the hub does not give it.
-    """
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return Path(snapshot_download(name, ignore_patterns=["*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*"]))
-    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"{option}: {name} is neither a folder here nor a model the hub gives ({first})") from None
-
-
-def load_causal_lm(name: str, *, dtype: str, trust_remote_code: bool, attn_implementation: str | None, random_weights: bool = False) -> Any:
-    """Load a causal LM with dropout off, because the ratio of two evaluations of one policy has to be 1 when nothing changed.
-
-    Args:
-        name: local folder or hub name.
-        dtype: one of ``DTYPES``.
-        trust_remote_code: run code that comes with the model.
-        attn_implementation: passed on to transformers; None for its default.
-        random_weights: build from the configuration alone.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-    for option, value in vars(config).items():
-        if "dropout" in option and isinstance(value, float):
-            setattr(config, option, 0.0)
-    kwargs: dict[str, Any] = {"trust_remote_code": trust_remote_code, "dtype": DTYPES[dtype]}
-    if attn_implementation is not None:
-        kwargs["attn_implementation"] = attn_implementation
-    if random_weights:
-        return AutoModelForCausalLM.from_config(config, **kwargs)
-    return AutoModelForCausalLM.from_pretrained(name, config=config, **kwargs)
 
 
 class PolicyNetwork(nn.Module):

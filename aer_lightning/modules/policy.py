@@ -35,6 +35,7 @@ from aer_lightning.distributed import gather_objects, sum_over_ranks
 from aer_lightning.errors import ConfigError, NonFiniteLossError
 from aer_lightning.metrics.table import EvaluationTable
 from aer_lightning.modules.gradients import clip, gradient_norm, loss_scale
+from aer_lightning.modules.loading import DTYPES, check_model_folder, load_causal_lm, local_folder
 from aer_lightning.modules.memory import (
     Allocator,
     CudaAllocator,
@@ -44,7 +45,7 @@ from aer_lightning.modules.memory import (
     check_offload,
     optimizer_tensors,
 )
-from aer_lightning.modules.network import DTYPES, PolicyNetwork, check_model_folder, load_causal_lm, local_folder
+from aer_lightning.modules.network import PolicyNetwork
 from aer_lightning.modules.sharding import check_strategy, decoder_layers, full_state, shard_fsdp2
 from aer_lightning.rollout import EvaluationBatch, Pack, RolloutBatch, RolloutInfo, measure
 

@@ -7,7 +7,8 @@ import torch
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
 from aer_lightning.errors import ConfigError
-from aer_lightning.modules.network import PolicyNetwork, load_causal_lm
+from aer_lightning.modules.loading import load_causal_lm
+from aer_lightning.modules.network import PolicyNetwork
 from aer_lightning.modules.sharding import check_strategy, decoder_layers, full_state
 
 
