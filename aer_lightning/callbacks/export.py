@@ -12,8 +12,11 @@ from torch import Tensor
 
 from aer_lightning.callbacks.run_files import run_folder
 from aer_lightning.errors import ConfigError
+from aer_lightning.modules.adapters import save_peft
+from aer_lightning.modules.sharding import full_adapters
 
 DType = Literal["float32", "bfloat16", "float16"]
+Adapters = Literal["merged", "peft", "both"]
 
 
 class HFExport(pl.Callback):
@@ -25,20 +28,33 @@ class HFExport(pl.Callback):
     Args:
         enabled: whether to write.
         dtype: of the weights on disk; that of the trained weights if left out.
+        adapters: what is written of a policy that trains adapters: the ``merged`` model, the adapters as a ``peft`` folder
+            ``<run folder>/adapters``, or ``both``.
 
     Raises:
         ConfigError: an unknown dtype.
     """
 
-    def __init__(self, enabled: bool = True, dtype: DType | None = None) -> None:
+    def __init__(self, enabled: bool = True, dtype: DType | None = None, adapters: Adapters = "merged") -> None:
         if dtype is not None and dtype not in get_args(DType):
             raise ConfigError(f"export.dtype: must be one of {', '.join(get_args(DType))}, or null for that of the policy, got {dtype!r}")
-        self.enabled, self.dtype = enabled, dtype
+        if adapters not in get_args(Adapters):
+            raise ConfigError(f"export.adapters: must be one of {', '.join(get_args(Adapters))}, got {adapters!r}")
+        self.enabled, self.dtype, self.adapters = enabled, dtype, adapters
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Export while the strategy still holds the weights."""
         if not self.enabled:
             return
+        network: Any = pl_module.policy
+        if network.lora is not None and self.adapters != "merged":
+            adapters = full_adapters(network)
+            if trainer.is_global_zero:
+                save_peft(network, pl_module.pretrained, run_folder(trainer) / "adapters", adapters)  # type: ignore[arg-type]
+                rank_zero_info(f"the adapters are in {run_folder(trainer) / 'adapters'}")
+            if self.adapters == "peft":
+                trainer.strategy.barrier("export")
+                return
         cast = None if self.dtype is None else getattr(torch, self.dtype)
         state = {}
         for name, tensor in pl_module.full_weights():  # type: ignore[operator]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from aer_lightning.errors import DataError
+from aer_lightning.modules.adapters import Lora, add_adapters
+from aer_lightning.modules.network import Backend, PolicyNetwork
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -55,7 +58,35 @@ def local_folder(name: str, option: str = "model.init_args.pretrained") -> Path:
         raise DataError(f"{option}: {name} is neither a folder here nor a model the hub gives ({first})") from None
 
 
-def load_causal_lm(name: str, *, dtype: str, trust_remote_code: bool, attn_implementation: str | None, random_weights: bool = False) -> Any:
+@dataclass(frozen=True)
+class NetworkOptions:
+    """How a network is made of a folder; see ``PolicyModule`` for what each means."""
+
+    dtype: str = "float32"
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+    backend: Backend = "auto"
+    workspace_mb: int = 256
+
+
+def load_network(folder: str, options: NetworkOptions, lora: Lora | None = None, seed: int = 0) -> PolicyNetwork:
+    """A network of the model in a folder, with fresh adapters where ``lora`` asks for them, drawn with ``seed``."""
+    model = load_causal_lm(
+        folder,
+        dtype=(lora.base_dtype if lora is not None else None) or options.dtype,
+        trust_remote_code=options.trust_remote_code,
+        attn_implementation=options.attn_implementation,
+        quantize=lora.quantize if lora is not None else None,
+    )
+    network = PolicyNetwork(
+        model, backend=options.backend, workspace_mb=options.workspace_mb, attn_implementation=options.attn_implementation
+    )
+    if lora is not None:
+        add_adapters(network, lora, seed)
+    return network
+
+
+def load_causal_lm(name: str, *, dtype: str, trust_remote_code: bool, attn_implementation: str | None, quantize: str | None = None) -> Any:
     """Load a causal LM with dropout off, because the ratio of two evaluations of one policy has to be 1 when nothing changed.
 
     Args:
@@ -63,7 +94,7 @@ def load_causal_lm(name: str, *, dtype: str, trust_remote_code: bool, attn_imple
         dtype: one of ``DTYPES``.
         trust_remote_code: run code that comes with the model.
         attn_implementation: passed on to transformers; None for its default.
-        random_weights: build from the configuration alone.
+        quantize: ``nf4`` for linear layers in 4 bits; None for none.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
@@ -76,6 +107,10 @@ def load_causal_lm(name: str, *, dtype: str, trust_remote_code: bool, attn_imple
     kwargs: dict[str, Any] = {"trust_remote_code": trust_remote_code, "dtype": DTYPES[dtype]}
     if attn_implementation is not None:
         kwargs["attn_implementation"] = attn_implementation
-    if random_weights:
-        return AutoModelForCausalLM.from_config(config, **kwargs)
+    if quantize is not None:
+        from transformers import BitsAndBytesConfig
+
+        kwargs["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type=quantize, bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=DTYPES[dtype]
+        )
     return AutoModelForCausalLM.from_pretrained(name, config=config, **kwargs)

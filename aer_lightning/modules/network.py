@@ -13,6 +13,8 @@ from aer_lightning.kernels import linear_token_stats
 from aer_lightning.modules.attention import Segments, cannot_pack, use_packed_attention
 from aer_lightning.rollout import Pack
 
+Backend = Literal["auto", "reference", "chunked", "triton"]
+
 
 class PolicyNetwork(nn.Module):
     """Scores completions: a pack of sequences in, log-probability and entropy of each completion token out, logits never.
@@ -30,6 +32,7 @@ class PolicyNetwork(nn.Module):
     Attributes:
         padded: whether the model is computed in padded rectangles, because its sequences cannot share a row.
         notice: why, in a line; None otherwise.
+        lora: what adapters it has, if any; ``lora_targets``, the layers' names.
 
     Raises:
         ConfigError: the model changes its logits after the head in a way that the kernels do not know.
@@ -38,12 +41,14 @@ class PolicyNetwork(nn.Module):
     def __init__(
         self,
         model: Any,
-        backend: Literal["auto", "reference", "chunked", "triton"] = "auto",
+        backend: Backend = "auto",
         workspace_mb: int = 256,
         attn_implementation: str | None = None,
     ) -> None:
         super().__init__()
         self.model = model
+        self.lora: Any = None
+        self.lora_targets: list[str] = []
         self.backend = backend
         self.workspace_mb = workspace_mb
         config = model.config.get_text_config()

@@ -34,8 +34,9 @@ from aer_lightning.assets import resolve_model
 from aer_lightning.distributed import gather_objects, sum_over_ranks
 from aer_lightning.errors import ConfigError, NonFiniteLossError
 from aer_lightning.metrics.table import EvaluationTable
+from aer_lightning.modules.adapters import Lora, check_same, description, without_adapters
 from aer_lightning.modules.gradients import clip, gradient_norm, loss_scale
-from aer_lightning.modules.loading import DTYPES, check_model_folder, load_causal_lm, local_folder
+from aer_lightning.modules.loading import DTYPES, NetworkOptions, check_model_folder, load_network, local_folder
 from aer_lightning.modules.memory import (
     Allocator,
     CudaAllocator,
@@ -45,7 +46,7 @@ from aer_lightning.modules.memory import (
     check_offload,
     optimizer_tensors,
 )
-from aer_lightning.modules.network import PolicyNetwork
+from aer_lightning.modules.network import Backend, PolicyNetwork
 from aer_lightning.modules.sharding import check_strategy, decoder_layers, full_state, shard_fsdp2
 from aer_lightning.rollout import EvaluationBatch, Pack, RolloutBatch, RolloutInfo, measure
 
@@ -63,6 +64,7 @@ class PolicyModule(pl.LightningModule):
         reference: folder or name of the reference; ``pretrained`` if left out.
         optimizer: builds the optimizer from the parameters.
         lr_scheduler: builds a scheduler, stepped once per optimizer step.
+        lora: train low-rank adapters on a frozen base instead of the weights; see ``Lora``. The reference is then the base itself.
         dtype: dtype of the trained weights; keep float32 and let ``trainer.precision: bf16-mixed`` choose that of the products.
         attn_implementation: an attention of transformers, such as ``flash_attention_2``, in place of this package's packed one.
         trust_remote_code: run code that comes with the model.
@@ -91,6 +93,7 @@ class PolicyModule(pl.LightningModule):
         reference: str | None = None,
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=5e-5, weight_decay=0.0),
         lr_scheduler: LRSchedulerCallable | None = None,
+        lora: Lora | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
@@ -98,7 +101,7 @@ class PolicyModule(pl.LightningModule):
         compile_layers: bool = False,
         reduce_gradients: Literal["each_pack", "last_pack"] = "each_pack",
         offload: Offload = "none",
-        kernel_backend: Literal["auto", "triton", "chunked", "reference"] = "auto",
+        kernel_backend: Backend = "auto",
         workspace_mb: int = 256,
     ) -> None:
         super().__init__()
@@ -116,9 +119,10 @@ class PolicyModule(pl.LightningModule):
         self.importance = importance
         self.kl_weight, self.kl_estimator, self.kl_in = kl_weight, kl_estimator, kl_in
         self.make_optimizer, self.make_scheduler = optimizer, lr_scheduler
-        self.dtype_name, self.attn_implementation, self.trust_remote_code = dtype, attn_implementation, trust_remote_code
+        self.dtype_name = (lora.base_dtype if lora is not None else None) or dtype
+        self.trust_remote_code, self.lora = trust_remote_code, lora
+        self.options = NetworkOptions(dtype, attn_implementation, trust_remote_code, kernel_backend, workspace_mb)
         self.gradient_checkpointing, self.compile_layers, self.reduce_gradients = gradient_checkpointing, compile_layers, reduce_gradients
-        self.kernel_backend, self.workspace_mb = kernel_backend, workspace_mb
         check_offload(offload)
         self.offload: Offload = offload
         self.weight_version = 0
@@ -141,8 +145,14 @@ class PolicyModule(pl.LightningModule):
 
     @property
     def needs_scoring(self) -> bool:
-        """Whether log-probabilities have to be known before the training forward: for statistics of a step or for rewards."""
-        return hasattr(self.objective, "statistics") or bool(self.kl_weight and self.kl_in == "reward")
+        """Whether a scoring pass has to come before the training forward: for statistics of a step, for rewards, or without dropout."""
+        dropout = self.lora is not None and self.lora.dropout > 0
+        return dropout or hasattr(self.objective, "statistics") or bool(self.kl_weight and self.kl_in == "reward")
+
+    @property
+    def reference_is_base(self) -> bool:
+        """Whether the reference is the policy without its adapters, so that no second copy is needed."""
+        return self.lora is not None and self.reference == self.pretrained
 
     @property
     def padded(self) -> bool:
@@ -167,7 +177,7 @@ class PolicyModule(pl.LightningModule):
         """Load the policy (and the reference if it is needed) and shard both where the strategy asks for it."""
         if self.policy is not None:
             return
-        self.policy = self._load(self.pretrained)
+        self.policy = load_network(str(self.model_folder()), self.options, self.lora, seed=torch.initial_seed())
         if self.policy.notice is not None:
             rank_zero_info(f"model.init_args.pretrained: {self.policy.notice}")
         if self.gradient_checkpointing:
@@ -176,27 +186,17 @@ class PolicyModule(pl.LightningModule):
             for layer in decoder_layers(self.policy.model):
                 layer.compile()
         self.policy.train()
-        if self.needs_reference and self._trainer is not None and self.trainer.training:
-            self._reference.append(self._load(self.reference).requires_grad_(False).eval())
+        if self.needs_reference and not self.reference_is_base and self._trainer is not None and self.trainer.training:
+            folder = local_folder(self.reference, "model.init_args.reference")
+            self._reference.append(load_network(str(folder), self.options).requires_grad_(False).eval())
         if (mesh := self.device_mesh) is not None:
             param_dtype = DTYPES["bfloat16"] if "bf16" in str(self.trainer.precision) else None
             for network in [self.policy, *self._reference]:
                 shard_fsdp2(network.to(self.device), mesh["data_parallel"], param_dtype=param_dtype)
 
-    def _load(self, name: str) -> PolicyNetwork:
-        model = load_causal_lm(
-            str(local_folder(name)),
-            dtype=self.dtype_name,
-            trust_remote_code=self.trust_remote_code,
-            attn_implementation=self.attn_implementation,
-        )
-        return PolicyNetwork(
-            model, backend=self.kernel_backend, workspace_mb=self.workspace_mb, attn_implementation=self.attn_implementation
-        )
-
     def configure_optimizers(self) -> Any:
         """The optimizer, and the scheduler if one is configured, stepped once per optimizer step."""
-        optimizer = self.make_optimizer(self.parameters())
+        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
         if self.make_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
@@ -240,8 +240,9 @@ class PolicyModule(pl.LightningModule):
     @torch.no_grad()
     def score_reference(self, pack: Pack, temperature: float) -> Tensor:
         """Log-probability of a pack's completion tokens under the reference, [N] fp32."""
-        (network,) = self._reference
-        with self._evaluating(network):
+        network = self.policy if self.reference_is_base else self._reference[0]
+        assert network is not None
+        with self._evaluating(network), without_adapters(network):
             return network.score(pack.to(self.device), temperature)[0]
 
     @contextmanager
@@ -399,10 +400,12 @@ class PolicyModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the version count and the sums of an unfinished rollout, so that a resumed run logs what an uninterrupted one does."""
         checkpoint["weight_version"] = self.weight_version
+        checkpoint["lora"] = description(self.lora)
         checkpoint["metric_sums"] = gather_objects({name: list(pair) for name, pair in self._metrics.items()})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take them back."""
+        """Take them back; adapters of another kind are refused."""
+        check_same(checkpoint.get("lora"), self.lora)
         self.weight_version = checkpoint.get("weight_version", 0)
         shares = checkpoint.get("metric_sums", [])
         if len(shares) == self.trainer.world_size:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aer_lightning.errors import ConfigError
+from aer_lightning.modules.adapters import adapted, base_name, base_state, dequantized, factors, is_adapter, merged
 
 
 def check_strategy(trainer: Any) -> None:
@@ -63,14 +64,30 @@ def shard_fsdp2(network: nn.Module, mesh: Any, *, param_dtype: torch.dtype | Non
 def full_state(network: Any) -> Iterator[tuple[str, Tensor]]:
     """Yield (name, full tensor) of the Hugging Face model, one at a time, so that only one gathered weight is alive.
 
-    Collective: every rank has to run it to the end. Works under ``inference_mode``, in which sharded tensors cannot be read.
+    Adapters come merged into the weights they change, in fp32, under the base model's names. Collective: every rank has to run it to
+    the end. Works under ``inference_mode``, in which sharded tensors cannot be read.
 
     Args:
         network: a ``PolicyNetwork``, plain or sharded by ``fully_shard``.
     """
+    model, layers = network.model, adapted(network.model)
     with torch.inference_mode(False), torch.no_grad():
-        state = list(network.model.state_dict().items())
-    for name, tensor in state:
+        state = base_state(model)
+    for name, tensor in state.items():
         with torch.inference_mode(False), torch.no_grad():
-            whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor.detach()
-        yield name, whole
+            whole = dequantized(full(tensor))
+            if (layer := layers.get(name)) is not None:
+                a, b = (full(t) for t in factors(layer))
+                whole = merged(whole, a, b, network.lora.scaling, transposed=layer.fan_in_fan_out)
+        yield base_name(name), whole
+
+
+def full_adapters(network: Any) -> dict[str, Tensor]:
+    """Whole adapter tensors by the network's names, on the CPU; collective under sharding."""
+    with torch.inference_mode(False), torch.no_grad():
+        return {name: full(tensor).detach().cpu() for name, tensor in network.state_dict().items() if is_adapter(name)}
+
+
+def full(tensor: Tensor) -> Tensor:
+    """A whole tensor of a shard; collective where it is one."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

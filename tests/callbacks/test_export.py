@@ -80,3 +80,23 @@ def test_off(runs, tmp_path):
 def test_unknown_dtype():
     with pytest.raises(ConfigError, match=r"^export\.dtype: must be one of float32, bfloat16, float16"):
         HFExport(dtype="float64")
+
+
+@pytest.mark.parametrize("adapters", ["merged", "peft", "both"])
+def test_adapters_are_exported_merged_or_by_themselves(runs, tmp_path, adapters):
+    from peft import PeftModel
+
+    from aer_lightning.modules.adapters import Lora
+
+    module = runs.module(lora=Lora(r=4, alpha=16))
+    _, module, _ = runs.fit([FixedCoefficient(0.5), HFExport(adapters=adapters)], module=module)
+    ids = torch.arange(3, 19).view(2, 8)
+    trained = logits(module.policy.model, ids)
+    base = AutoModelForCausalLM.from_pretrained(runs.model)
+    assert not torch.allclose(logits(base, ids), trained, atol=1e-3)
+    written = {name: (tmp_path / name).exists() for name in ("model", "adapters")}
+    assert written == {"model": adapters != "peft", "adapters": adapters != "merged"}
+    if written["model"]:
+        assert torch.allclose(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "model"), ids), trained, atol=1e-5)
+    if written["adapters"]:
+        assert torch.allclose(logits(PeftModel.from_pretrained(base, tmp_path / "adapters"), ids), trained, atol=1e-5)

@@ -23,7 +23,7 @@ def before_loading(monkeypatch):
     def never(*_, **__):
         raise AssertionError("a model or an engine was loaded before the mistake was found")
 
-    monkeypatch.setattr("aer_lightning.modules.policy.load_causal_lm", never)
+    monkeypatch.setattr("aer_lightning.modules.policy.load_network", never)
     # The parser compares signatures with the protocol's.
     monkeypatch.setattr(TransformersEngine, "start", functools.wraps(TransformersEngine.start)(never))
 
@@ -50,6 +50,7 @@ def before_loading(monkeypatch):
             ["optimizer_steps_per_rollout", "set 2 or more"],
         ),
         ("--model.init_args.kl_weight=-1", ["model.init_args.kl_weight"]),
+        ("--model.init_args.lora={r: 0}", ["model.init_args.lora.r", "at least 1"]),
         ("--model.init_args.pretrained=/nowhere/model", ["model.init_args.pretrained", "/nowhere/model"]),
         ("--ckpt_path=nothing.ckpt", ["ckpt_path", "nothing.ckpt"]),
         ("--config=nothing.yaml", ["config", "nothing.yaml"]),
