@@ -12,6 +12,7 @@ from typing import Any
 
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -119,7 +120,10 @@ class AERCommandLine(LightningCLI):
         kwargs["default_root_dir"] = str(self._root)
         if config["logger"] in (None, True):
             kwargs["logger"] = [TensorBoardLogger(self._root, name="", version="")]
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if str(config["precision"]) in ("16-mixed", "16") and isinstance(trainer.accelerator, CPUAccelerator):
+            raise ConfigError("trainer.precision: there is no fp16 on a CPU, and Lightning would take bf16 in its place; use bf16-mixed")
+        return trainer
 
 
 def process_rank() -> int:

@@ -16,7 +16,7 @@ def check_strategy(trainer: Any) -> None:
     """Refuse what would run and be wrong.
 
     Raises:
-        ConfigError: the first generation of FSDP, tensor parallelism, or weights held in half precision.
+        ConfigError: the first generation of FSDP, tensor parallelism, weights held in half precision, or fp16 under FSDP2.
     """
     from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
@@ -30,6 +30,10 @@ def check_strategy(trainer: Any) -> None:
         raise ConfigError(
             f"trainer.strategy.init_args.tensor_parallel_size: {strategy._tensor_parallel_size} would train as many different models; "
             "use 1 and shard with data_parallel_size"
+        )
+    if precision == "16-mixed" and isinstance(strategy, ModelParallelStrategy):
+        raise ConfigError(
+            "trainer.precision: 16-mixed scales a loss whose gradients FSDP2 holds in shards, which is not tested; use bf16-mixed"
         )
     if precision.endswith("-true") and precision not in ("32-true", "64-true"):
         raise ConfigError(
