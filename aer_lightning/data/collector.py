@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from aer_lightning.data.credit import assign_advantages, covariance_statistics, denominators
 from aer_lightning.data.engines.base import Completion, Engine, GenerationRequest, SamplingParams
+from aer_lightning.data.engines.checksum import checksum, compare_checksums
 from aer_lightning.data.figures import group_figures, outcome_rates, tokens_by_correct
+from aer_lightning.data.grading import completions_as_they_end, generate_and_grade
 from aer_lightning.data.rewards import Grade, OutcomeLimits, Verifier
 from aer_lightning.data.seeds import sample_seed
 from aer_lightning.data.shaping import Shaping
@@ -22,6 +24,7 @@ from aer_lightning.errors import StaleWeightsError
 from aer_lightning.rollout import Outcome, Pack, Rollout, RolloutInfo, Sample, Sizes, deal, make_pack, measure, padding_share, plan_packs
 
 Group = list[Sample]
+CHECKED = 8  # of so many weights one is read back from the engine at a sync, another at the next
 
 
 class Memory(Protocol):
@@ -99,11 +102,41 @@ class Collector:
 
     def sync(self) -> None:
         """Give the engine its turn, with the policy's weights if they changed or it slept. Collective under sharding."""
-        if self.engine.needs_weights or self.engine.weight_version != self.policy.weight_version:
+        if self.engine.weight_version != self.policy.weight_version or getattr(self.engine, "needs_weights", False):
             self.rest()
             self.policy.memory.make_room()
-            self.engine.sync_weights(self.policy.full_weights(), self.policy.weight_version)
-        self.policy.memory.hand_over()
+            self._push_weights()
+        if not self.policy.memory.generating:
+            self.policy.memory.hand_over()
+            if (wake := getattr(self.engine, "wake", None)) is not None:
+                wake()
+
+    def _push_weights(self) -> None:
+        """Sync, and read some weights back: an engine that did not take them is found whatever its precision.
+
+        Raises:
+            StaleWeightsError: the engine did not read all weights, or serves others than the policy's.
+        """
+        version, read_back = self.policy.weight_version, getattr(self.engine, "checksums", None)
+        sampled: dict[str, str] = {}
+        finished = False
+
+        def passed_on() -> Iterator[tuple[str, Tensor]]:
+            nonlocal finished
+            for i, (name, tensor) in enumerate(self.policy.full_weights()):
+                if read_back is not None and (i + version) % CHECKED == 0:
+                    sampled[name] = checksum(tensor, self.engine.weight_dtype)
+                yield name, tensor
+            finished = True
+
+        self.engine.sync_weights(passed_on(), version)
+        if not finished:
+            raise StaleWeightsError(
+                f"{type(self.engine).__name__}.sync_weights did not read the policy's weights to the end; the engine would generate with "
+                "old ones"
+            )
+        if read_back is not None:
+            compare_checksums(sampled, read_back(sampled))
 
     def rest(self) -> None:
         """End the engine's turn: it sleeps, and the trainer's memory returns. Does nothing where it has not begun."""
@@ -127,23 +160,31 @@ class Collector:
         Returns:
             The completions, those of one prompt side by side, and their texts.
         """
+        arriving = dict(self._start(prompts, samples, sampling, rollout, attempt))
+        completions = [arriving[i] for i in range(len(arriving))]
+        return completions, [self._decode(c) for c in completions]
+
+    def _start(
+        self, prompts: Sequence[Encoded], samples: int, sampling: SamplingParams, rollout: int, attempt: int
+    ) -> Iterable[tuple[int, Completion]]:
         self.sync()
         requests = [
             GenerationRequest(tuple(ids), sample_seed(self.run_seed, prompt.id, rollout, i, attempt))
             for prompt, ids in prompts
             for i in range(samples)
         ]
-        completions = self.engine.generate(requests, sampling) if requests else []
-        texts = self.tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True) if completions else []
-        return completions, texts
+        return completions_as_they_end(self.engine, requests, sampling)
+
+    def _decode(self, completion: Completion) -> str:
+        return self.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
 
     def sample_groups(
         self, prompts: Sequence[Encoded], samples: int, sampling: SamplingParams, *, rollout: int, verifier: Verifier, attempt: int = 0
     ) -> list[Group]:
-        """Draw ``samples`` completions for each prompt, as ``complete`` does, and grade them with ``verifier``."""
-        completions, texts = self.complete(prompts, samples, sampling, rollout=rollout, attempt=attempt)
+        """Draw ``samples`` completions for each prompt, as ``complete`` does, and grade them with ``verifier`` as they end."""
         asked = [(prompt.answer, prompt.content) for prompt, _ in prompts for _ in range(samples)]
-        grades = verifier.grade([(text, answer, content) for text, (answer, content) in zip(texts, asked, strict=True)])
+        arriving = self._start(prompts, samples, sampling, rollout, attempt)
+        completions, texts, grades = generate_and_grade(arriving, self._decode, asked, verifier)
         groups = []
         for n, (prompt, ids) in enumerate(prompts):
             group = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -164,6 +165,8 @@ class RolloutDataModule(pl.LightningDataModule):
         self._verifiers: list[tuple[Any, Verifier]] = []
         self._collector: Collector | None = None
         self._restored: dict[str, Any] | None = None
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="prompts")
+        self._preparing: Future[None] | None = None
         self._counts_rollouts = False
         self._first_mismatch: float | None = None
         self._last_info: RolloutInfo | None = None
@@ -265,10 +268,14 @@ class RolloutDataModule(pl.LightningDataModule):
     def collect(self) -> Rollout:
         """The next rollout under the current weights."""
         assert self.trainer is not None and self.stream is not None
+        if self._preparing is not None:
+            self._preparing.result()
         collector = self.collector
         collector.max_mismatch = self._mismatch_limit()
         rollout = collector.collect(self.stream, self.rollouts, self.sizes, self.sampling, self.shaping, self.trainer.global_rank)
         self.last_samples = rollout.samples
+        # while the rollout is trained on, another thread encodes the next one's prompts
+        self._preparing = self._background.submit(self.stream.prepare, self.sizes.prompts)
         return rollout
 
     def _measured_mismatch(self) -> float | None:
@@ -303,6 +310,9 @@ class RolloutDataModule(pl.LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         """Close the engine and the verifiers' workers."""
+        if self._preparing is not None:
+            self._preparing.result()
+            self._preparing = None
         if self._collector is not None:
             self.engine.close()
             self._collector = None

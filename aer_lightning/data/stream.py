@@ -57,6 +57,7 @@ class PromptStream:
         self.too_long: set[str] = set()
         self.bad_gold: dict[str, str] = {}
         self._indices: list[int] | None = None
+        self._ready: dict[int, Encoded] = {}
 
     def load(self) -> None:
         """Read the source and, where it is finite, check every gold answer and length once.
@@ -110,9 +111,9 @@ class PromptStream:
         taken: list[Encoded] = []
         dropped = 0
         while len(taken) < count:
-            prompt = self._at(self.cursor)
+            ready = self._ready.pop(self.cursor) if self.cursor in self._ready else None
+            prompt, ids = ready if ready is not None else self._encoded(self.cursor)
             self.cursor += 1
-            ids = encode(prompt, self.tokenizer)
             if len(ids) <= self.max_prompt_tokens:
                 taken.append((prompt, ids))
                 continue
@@ -123,6 +124,15 @@ class PromptStream:
                     f"{self.max_prompt_tokens} tokens; raise the limit"
                 )
         return taken
+
+    def prepare(self, count: int) -> None:
+        """Encode the next ``count`` prompts without moving the cursor, so that ``take`` finds them ready; from any one thread."""
+        first = self.cursor
+        self._ready = {cursor: self._ready.get(cursor) or self._encoded(cursor) for cursor in range(first, first + count)}
+
+    def _encoded(self, cursor: int) -> Encoded:
+        prompt = self._at(cursor)
+        return prompt, encode(prompt, self.tokenizer)
 
     def _at(self, cursor: int) -> Prompt:
         if self._indices is None:

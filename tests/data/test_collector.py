@@ -104,11 +104,17 @@ class FakePolicy:
 
 
 class FakeTokenizer:
+    def decode(self, ids, skip_special_tokens):
+        return "right" if RIGHT in ids else "wrong"
+
     def batch_decode(self, ids, skip_special_tokens):
         return ["right" if RIGHT in row else "wrong" for row in ids]
 
 
 class FakeVerifier:
+    class grader:
+        isolated = False
+
     def grade(self, items):
         return [Grade(Outcome.CORRECT if text == "right" else Outcome.WRONG, text) for text, *_ in items]
 
@@ -445,3 +451,25 @@ def test_weights_that_change_between_generation_and_scoring_are_noticed():
     collector = Collector(engine, policy, FakeTokenizer(), run_seed=1, max_mismatch=1.0)
     with pytest.raises(StaleWeightsError, match="version 5"):
         collector.collect(stream, 0, Sizes(2, 2, 2, 40), SAMPLING, Shaping(), 0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("reads", [False, True])
+def test_one_small_step_that_did_not_reach_the_engine_is_found(runs, dtype, reads):
+    """A learning rate of 1e-6 and an engine that says it took the weights, and did not: whether it read them or not."""
+    from aer_lightning.data.engines import TransformersEngine
+
+    class Deaf(TransformersEngine):
+        def sync_weights(self, named_weights, version):
+            if version == 0:
+                super().sync_weights(named_weights, version)
+            elif reads:
+                list(named_weights)
+            self.weight_version = version
+
+    module = runs.module(optimizer=lambda params: torch.optim.AdamW(params, lr=1e-6))
+    engine = Deaf(dtype=dtype) if dtype == "bfloat16" else Deaf()
+    from aer_lightning.callbacks import FixedCoefficient
+
+    with pytest.raises(StaleWeightsError, match="did not read" if not reads else "does not serve"):
+        runs.fit([FixedCoefficient(0.5)], data=runs.data(engine=engine, rollouts_per_epoch=3, max_mismatch=1.0), module=module)

@@ -112,3 +112,13 @@ def test_messages_go_through_the_chat_template_and_need_one():
     assert encode(prompt, tokenizer) == [0, ord("h"), ord("i"), 1]
     with pytest.raises(DataError, match="encodes to no tokens"):
         encode(Prompt("p", "", "1"), tokenizer)
+
+
+def test_prepared_prompts_are_those_that_are_taken():
+    """Encoding ahead moves nothing: neither the cursor nor what comes."""
+    texts = [(str(i), "a") for i in range(5)]
+    plain, ahead = stream(Source(texts)), stream(Source(texts))
+    first = ahead.take(3)
+    ahead.prepare(4)
+    assert ahead.cursor == 3
+    assert first + ahead.take(5) == plain.take(3) + plain.take(5) and ahead.cursor == plain.cursor
