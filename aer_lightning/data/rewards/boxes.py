@@ -88,6 +88,13 @@ def without_examples(region: str) -> str:
     return region
 
 
+def before_open_box(region: str) -> str:
+    """``region`` up to its first box that is never closed: what follows was to be an answer, and is none."""
+    pairs = _brace_pairs(region)
+    unfinished = (m.start() for m in _BOX.finditer(region) if region[m.end() : m.end() + 1] == "{" and m.end() not in pairs)
+    return region[: next(unfinished, None)]
+
+
 def last_boxes(text: str) -> Extracted | None:
     r"""The last balanced ``\boxed{}`` or ``\fbox{}`` and the boxes joined to it. An alternative written after it ("or 43") counts too."""
     found = list(_BOX.finditer(text))

@@ -67,11 +67,15 @@ class Comparer:
         bare_gold, bare_pred = shape.unwrap(gold), shape.unwrap(pred)
         if (bare_gold, bare_pred) != (gold, pred):
             return self.equal(bare_gold, bare_pred)
-        golds, preds = shape.split_list(gold), shape.split_list(pred)
+        # A number with separators is no list, except that "0,5" may be both.
+        golds = [gold] if g is not None and not re.match(r"-?0,", gold) else shape.split_list(gold)
+        preds = shape.split_list(pred)
         if len(golds) > 1 or len(preds) > 1:
             return self._lists(gold, pred, golds, preds)
         if (decided := self._equations(gold, pred)) is not None:
             return decided
+        if (names := [shape.membership(text) for text in (gold, pred)]) and all(names) and names[0] != names[1]:
+            return False  # x \in [0, 1] is not y \in [0, 1]
         gold, pred = shape.without_membership(gold), shape.without_membership(pred)
         if (decided := self._words(gold, pred)) is not None:
             return decided
@@ -114,7 +118,12 @@ class Comparer:
         return [shape.chain(g).members[-1] for g in golds]
 
     def _ordered(self, golds: list[str], preds: list[str]) -> bool:
-        return len(golds) == len(preds) and all(self.equal(normalize(g), normalize(p)) for g, p in zip(golds, preds, strict=True))
+        return len(golds) == len(preds) and all(self._same_element(normalize(g), normalize(p)) for g, p in zip(golds, preds, strict=True))
+
+    def _same_element(self, gold: str, pred: str) -> bool:
+        """As ``equal``, but a percent sign may be left out, or be too many, of a number alone only."""
+        g, p = parse_number(shape.chain(gold).members[-1]), parse_number(shape.chain(pred).members[-1])
+        return (g is None or p is None or g.percent == p.percent) and self.equal(gold, pred)
 
     def _unordered(self, golds: list[str], preds: list[str]) -> bool:
         """One-to-one match. Greedy is enough, since being equal is transitive but for roundings."""
@@ -125,7 +134,7 @@ class Comparer:
             squashed = squash(gold)
             match = next((i for i, p in enumerate(left) if squash(p) == squashed), None)
             if match is None:
-                match = next((i for i, p in enumerate(left) if self.equal(gold, p)), None)
+                match = next((i for i, p in enumerate(left) if self._same_element(gold, p)), None)
             if match is None:
                 return False
             left.pop(match)
@@ -320,8 +329,9 @@ def _plain(answer: str) -> str:
 
 
 def _letters(answer: str) -> str:
-    """Words without case, spaces and punctuation; a single letter keeps its case, since it may be a variable."""
-    text = re.sub(r"[\s.,;:'\"()!?_-]|\\ ", "", _plain(answer))
+    """Words without case, spaces and punctuation. A single letter, which may be a variable, keeps its case, and a number all its signs."""
+    text = _plain(answer)
+    text = text.replace(" ", "").rstrip(".") if any(map(str.isdigit, text)) else re.sub(r"[\s.,;:'\"()!?_-]|\\ ", "", text)
     return text.casefold() if len(text) > 1 else text
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Literal, get_args
 
-from aer_lightning.data.rewards.boxes import PLAIN, SPANS, Extracted, content_of, joined, last_boxes, without_examples
+from aer_lightning.data.rewards.boxes import PLAIN, SPANS, Extracted, before_open_box, content_of, joined, last_boxes, without_examples
 from aer_lightning.data.rewards.echo import without_echo
 from aer_lightning.data.rewards.languages import ANSWER, IS
 from aer_lightning.data.rewards.normalize import normalize
@@ -65,7 +65,7 @@ def extract(region: str, mode: str = "auto", prompt: str = "") -> Extracted | No
         return last_boxes(region)
     if mode == "auto" and (found := _revised(region) or last_boxes(region)):
         return found
-    region = told(region)
+    region = told(before_open_box(region))
     if mode == "final_answer":
         return _final_answer(region)
     own = without_echo(region, prompt, _SHORT_ECHO) if prompt else region

@@ -48,6 +48,12 @@ def why_not(answer: str) -> str | None:
         return "character '&' is not understood"
     if "_" in answer and _BASE.search(answer):
         return "a number with a subscript is not understood"
+    if re.search(r"\\infty\s*[\d.]|\d\s*[-+*]?\s*\\infty", answer):
+        return "arithmetic with infinity is not understood"
+    if re.search(r"/\s*\{?\s*0(?![\d.])|\\frac\{(?:[^{}]|\{[^{}]*\}){1,80}\}\s*\{\s*0\s*\}", answer):
+        return "division by zero"
+    if re.search(r"\\infty\s*\]|\[\s*-\s*\\infty", answer):
+        return "an interval does not contain infinity"
     if _SIDE_BY_SIDE.search(answer):
         return "numbers stand side by side"
     if _nested_equals(answer):

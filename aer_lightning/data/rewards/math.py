@@ -18,6 +18,7 @@ from typing import Any
 from aer_lightning.data.rewards.base import Grade, Outcome
 from aer_lightning.data.rewards.compare import Comparer, Refused, _has_words
 from aer_lightning.data.rewards.extract import EXTRACT_MODES, extract, last_boxes
+from aer_lightning.data.rewards.grammar import why_not
 from aer_lightning.data.rewards.limits import Caps, collapse_braces
 from aer_lightning.data.rewards.normalize import normalize, squash, strip_group
 from aer_lightning.data.rewards.numbers import parse_based, parse_number
@@ -201,6 +202,8 @@ def _unreadable(gold: str, caps: Caps) -> str | None:
         return refused
     if caps.refuse(gold) or parse_based(gold):
         return None  # a number beyond the parser's cap is matched by its spelling
+    if "division by zero" in (why_not(gold) or ""):
+        return "division by zero"
     pieces: list[str] = []
     for part in shape.split_list(gold):
         members = shape.chain(part).members
@@ -219,6 +222,4 @@ def _unreadable(gold: str, caps: Caps) -> str | None:
                 and symbolic.parse_latex(item.replace("'", "")) is None
             ):
                 return f"cannot be parsed: {item[:80]}"
-            if parse_number(item) is None and not _has_words(item) and symbolic.is_undefined(item.replace("'", "")):
-                return f"has no value: {item[:80]}"
     return None

@@ -41,6 +41,7 @@ _PATTERNS: list[tuple[str, _Replacement]] = [
     (r"\\(?:rbrack)(?![a-zA-Z])", "]"),
     (r"\\(?:dots|cdots|dotsc|dotsb)(?![a-zA-Z])|\.\.\.", r"\\ldots "),
     (r"\\bmod(?![a-zA-Z])", r"\\mod "),
+    (r"(?<![A-Za-z\\\d_^{])([A-Za-z])(\d{1,2})(?![\d_.])", r"\1_{\2}"),  # x1 is x_1, not x times 1
     (r"\\varnothing(?![a-zA-Z])", r"\\emptyset "),
     (r"\s*\^\s*(?:\{\s*((?:\\prime\s*)+)\}|\\prime(?![a-zA-Z]))", lambda m: "'" * max(1, (m[1] or "").count("prime"))),
     (r"_\s*\{\s*\\(?:text\s*\{\s*)?(\w+)\s*\}(?:\s*\})?", r"_{\1}"),

@@ -164,7 +164,7 @@ class Based:
 def parse_based(answer: str) -> Based | None:
     """Read a numeral with a base from 2 to 36; None for anything else."""
     match = _BASED.fullmatch(re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", answer))
-    if not match:
+    if not match or ("," in match.group(1) and not re.fullmatch(r"\w{1,3}(?:,\w{3})+", match.group(1).strip())):
         return None
     digits, base = match.group(1).upper().replace(" ", "").replace(",", "").lstrip("0") or "0", int(match.group(2) or match.group(3))
     name = len(digits) == 1 and digits.isalpha()  # a_{12} is the twelfth of a sequence

@@ -157,6 +157,12 @@ def is_relation(answer: str) -> bool:
     return len(split_top(answer, _RELATION)) > 1
 
 
+def membership(answer: str) -> str:
+    r"""``x \in`` of ``x \in [0, 1]`` without spaces, empty where nothing is said to be a member."""
+    found = _MEMBER_OF.match(answer)
+    return re.sub(r"\s|\\in", "", found.group()) if found else ""
+
+
 def without_membership(answer: str) -> str:
     r"""``x \in [0, 1]`` -> ``[0, 1]``."""
     return _MEMBER_OF.sub("", answer)

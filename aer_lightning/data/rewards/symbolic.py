@@ -108,12 +108,6 @@ def number_equals_constant(number: Number, answer: str, tolerance: float = 0.0) 
     return bool(-unit / 2 <= missing < unit)
 
 
-def is_undefined(answer: str) -> bool:
-    """True if ``answer`` parses to something without a value, such as 1/0."""
-    value = parse_latex(answer)
-    return isinstance(value, sympy.Expr) and bool(_exact(value).has(sympy.nan, sympy.zoo))
-
-
 def evaluate(answer: str) -> sympy.Rational | None:
     """The exact rational that a constant expression evaluates to, or None."""
     constant = _constant(parse_latex(answer))

@@ -12,7 +12,8 @@ _NAMES: dict[str, str] = {
     "s": "s sec second", "min": "min minute", "h": "h hr hour", "day": "day", "week": "week", "month": "month", "year": "yr year",
     "kg": "kg kilogram", "g": "g gm gram", "mg": "mg milligram", "lb": "lb pound", "oz": "oz ounce",
     "l": "l liter litre", "ml": "ml milliliter millilitre", "gal": "gal gallon",
-    "dollar": "dollar usd", "cent": "cent", "euro": "euro", "degree": "degree deg", "rad": "rad radian",
+    "dollar": "dollar usd buck", "cent": "cent", "euro": "euro eur", "yuan": "yuan rmb", "yen": "yen", "rupee": "rupee",
+    "degree": "degree deg", "rad": "rad radian",
     "mph": "mph", "km/h": "kmh kmph km/h", "m/s": "m/s",
 }  # fmt: skip
 _CANONICAL = {spelling: name for name, spellings in _NAMES.items() for spelling in spellings.split()}
@@ -39,12 +40,16 @@ UNIT_PATTERN = (
 )
 
 
+OTHER = "?"
+_IDLE = frozenset(("unit", "units", "total", "altogether", "each", "only", "exactly", "long", "wide", "high", "tall", "old", "away"))
+
+
 @dataclass(frozen=True, slots=True)
 class Unit:
     """What followed a number.
 
     Attributes:
-        name: canonical unit, or "" for words that are no known unit ("apples").
+        name: canonical unit; ``OTHER`` for one word that is no known unit ("apples"); "" for words that say nothing of one.
         power: 1, 2 or 3 (length, area, volume).
         scale: a number word before the unit ("million"), by which the value is multiplied.
     """
@@ -54,8 +59,10 @@ class Unit:
     scale: int = 1
 
     def same(self, other: Unit) -> bool:
-        """False only if both are known units and differ; what is not known is not held against an answer."""
-        return not (self.name and other.name) or (self.name, self.power) == (other.name, other.power)
+        """Two known units have to agree, and a known one is not another word; "apples" and "fruits" may be the same thing."""
+        if not (self.name and other.name) or self.name == other.name == OTHER:
+            return True
+        return (self.name, self.power) == (other.name, other.power)
 
 
 def _canonical(word: str) -> str:
@@ -79,7 +86,7 @@ def read_unit(text: str, attached: bool = False) -> Unit | None:
     if raised:
         power, text = int(raised.group(1)), text[: raised.start()]
     text = text.replace("\\text", " ").replace("{", " ").replace("}", " ")
-    if re.search(r"[^a-zA-Z\s./,\-()]", text):
+    if re.search(r"[^a-zA-Z\s./,\-()]|^\s*/", text):
         return None
     words = [word.lower() for word in _WORD.findall(text)]
     if not words or len(words) > _MAX_WORDS:
@@ -95,10 +102,14 @@ def read_unit(text: str, attached: bool = False) -> Unit | None:
         return None
     if raw and words and not (len(words) == 1 and _canonical(words[0])) and (attached or max(map(len, words)) < 4):
         return None  # letters that may as well be a product of variables: 42xy
-    if len(words) == 3 and words[1] == "per":
-        return Unit(
-            {("mi", "h"): "mph", ("km", "h"): "km/h", ("m", "s"): "m/s"}.get((_canonical(words[0]), _canonical(words[2])), ""), power, scale
-        )
-    if len(words) == 2 and "".join(words) in ("am", "pm"):
-        return Unit("", power, scale)
-    return Unit(_canonical(words[0]) if len(words) == 1 else "", power, scale)
+    return Unit(_name(words), power, scale)
+
+
+def _name(words: list[str]) -> str:
+    """The unit that ``words`` name: ``cm``, ``cm long``, ``miles per hour``; "" where they name none."""
+    if len(words) == 1:
+        return "" if words[0] in _IDLE else _canonical(words[0]) or OTHER
+    if len(words) == 3 and words[1] == "per" and (over := _canonical(words[0])) and (under := _canonical(words[2])):
+        return {"mi/h": "mph"}.get(f"{over}/{under}", f"{over}/{under}")
+    known = {name for word in words if len(word) > 2 and (name := _canonical(word))}
+    return known.pop() if len(known) == 1 else ""

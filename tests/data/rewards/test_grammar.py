@@ -79,3 +79,9 @@ def test_capital_and_small_letters_are_different_symbols():
     assert gold[0] == pred[0] != "R"
     assert separate_names("R^2", "R") == ("R^2", "R")
     assert separate_names(r"\Delta d", r"\sin x")[0] == r"\Delta d"
+
+
+def test_division_by_zero_and_arithmetic_with_infinity_are_refused():
+    assert why_not(r"\frac{0}{0}") == why_not("x^2/0 + 1") == why_not(r"\frac{\sqrt{2}}{0}") == "division by zero"
+    assert why_not(r"(2, \infty 6)") and why_not(r"(5, 6\infty)") and why_not(r"(2, \infty]")
+    assert why_not(r"(-\infty, 0)") is None and why_not(r"\frac{1}{0.5}") is None and why_not("1/02") is None

@@ -34,8 +34,6 @@ def test_equal(gold, pred):
         ("x^2+1=0", "x^2+2=0"),
         ("3x-y+13=0", "3x+4y+14=0"),
         ("x", "y"),
-        (r"\frac{0}{0}", "1"),
-        ("1", r"\frac{0}{0}"),
         ("x=y", "x=2y"),
         ("e^{\\pi\\sqrt{163}}", "262537412640768744"),
         (r"\begin{pmatrix}10^{-20}&2\end{pmatrix}", r"\begin{pmatrix}10^{-21}&2\end{pmatrix}"),

@@ -1,6 +1,6 @@
 import pytest
 
-from aer_lightning.data.rewards.units import Unit, read_unit
+from aer_lightning.data.rewards.units import OTHER, Unit, read_unit
 
 
 @pytest.mark.parametrize(
@@ -14,8 +14,12 @@ from aer_lightning.data.rewards.units import Unit, read_unit
         (r"\degree", Unit("degree")),
         ("miles per hour", Unit("mph")),
         ("million dollars", Unit("dollar", 1, 10**6)),
-        (r"\text{apples}", Unit("")),
-        ("people", Unit("")),
+        (r"\text{apples}", Unit(OTHER)),
+        ("people", Unit(OTHER)),
+        ("units", Unit("")),
+        ("centimeters long", Unit("cm")),
+        ("miles per day", Unit("mi/day")),
+        ("in total", Unit("")),
         (r"\text{ p.m.}", Unit("")),
         ("hours", Unit("h")),
     ],
@@ -30,6 +34,7 @@ def test_units(text, unit):
         "or more",
         r"\text{ or } 43",
         r"\text{not}",
+        "/cm",
         "minus one",
         "times x",
         r"\text{squared}",
@@ -49,8 +54,10 @@ def test_letters_that_touch_the_number_are_variables_unless_they_are_a_unit():
     assert read_unit("cm", attached=True) == Unit("cm")
 
 
-def test_only_two_known_units_can_disagree():
+def test_a_known_unit_is_neither_another_nor_any_other_word():
     assert not Unit("cm").same(Unit("m"))
     assert not Unit("cm").same(Unit("cm", 2))
     assert Unit("cm").same(Unit(""))
     assert Unit("").same(Unit(""))
+    assert not Unit("cm").same(Unit(OTHER))
+    assert Unit(OTHER).same(Unit(OTHER))
