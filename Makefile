@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(HARDWARE)
 ARGS ?=
 
-.PHONY: help fit test test-fast lint format venv tiny-model kernel-report gpu-test gpu-bench mlflow-check study diagnosis clean
+.PHONY: help fit test test-fast lint format venv tiny-model kernel-report gpu-test gpu-check gpu-bench mlflow-check study diagnosis clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
@@ -59,6 +59,10 @@ gpu-test: venv
 mlflow-check: venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/mlflow -r requirements/mlflow.txt
 	PYTHONPATH=build/mlflow $(BIN)/python -m pytest tests/integration/test_loggers.py -k mlflow $(ARGS)
+
+# PART=1..6 runs one part of at most ten minutes; all of them without it
+gpu-check: venv
+	$(BIN)/python benchmarks/gpu_check.py $(if $(PART),--part $(PART)) $(ARGS)
 
 gpu-bench: venv
 	$(BIN)/python benchmarks/kernels_gpu.py $(ARGS)
