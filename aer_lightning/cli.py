@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from aer_lightning import cli_parts
 from aer_lightning.callbacks.curves import Curves
 from aer_lightning.callbacks.evaluation_log import EvaluationLog
 from aer_lightning.callbacks.evaluation_report import EvaluationReport
@@ -158,6 +159,7 @@ def build(argv: list[str], run: bool = True) -> AERCommandLine:
     if process_rank() == 0:
         os.environ.pop(RUN_DIR_VARIABLE, None)
     check_overlays(argv)
+    cli_parts.install()
     quieten()
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     kind = AERCommandLine if run else _Built

@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from aer_lightning.errors import ConfigError
 
 WeightShape = Literal["hinge", "gate", "linear", "uniform"]
 
 
-def check_difficulty(rho: float, shape: str) -> None:
+@runtime_checkable
+class Weight(Protocol):
+    """A shape of one's own: a function w(g), or an object that can be called like one."""
+
+    def __call__(self, accuracy: Any) -> Any:
+        """Return w(g), at least 0, for g in [0, 1]: a float for a float, a tensor of the same shape for a tensor."""
+        ...
+
+
+def check_difficulty(rho: float, shape: str | Weight) -> None:
     """Refuse a threshold or a shape that makes no sense.
 
     Raises:
@@ -23,8 +32,8 @@ def check_difficulty(rho: float, shape: str) -> None:
     """
     if not 0 < rho <= 1:
         raise ConfigError(f"rho: the accuracy below which a prompt counts as difficult must be above 0 and at most 1, got {rho}")
-    if shape not in get_args(WeightShape):
-        raise ConfigError(f"shape: must be one of {', '.join(get_args(WeightShape))}, got {shape!r}")
+    if not callable(shape) and shape not in get_args(WeightShape):
+        raise ConfigError(f"shape: must be one of {', '.join(get_args(WeightShape))}, or a function of the accuracy, got {shape!r}")
 
 
 def check_scale(max_scale: float) -> None:
@@ -37,7 +46,7 @@ def check_scale(max_scale: float) -> None:
         raise ConfigError(f"max_scale: the largest scale of normalised weights must be at least 1 and finite, got {max_scale}")
 
 
-def difficulty_weight(g: Any, rho: float = 0.5, shape: WeightShape = "hinge") -> Any:
+def difficulty_weight(g: Any, rho: float = 0.5, shape: WeightShape | Weight = "hinge") -> Any:
     """w(g), the share of the global coefficient that a prompt of group accuracy g gets.
 
     ``hinge`` clip((rho - g) / rho, 0, 1) · ``gate`` 1 if g < rho else 0 · ``linear`` 1 - g · ``uniform`` 1. All are 1 at g = 0.
@@ -45,12 +54,14 @@ def difficulty_weight(g: Any, rho: float = 0.5, shape: WeightShape = "hinge") ->
     Args:
         g: share of correct responses in [0, 1]: a float, or a floating-point tensor of any shape.
         rho: threshold of hinge and gate, in (0, 1].
-        shape: one of the names.
+        shape: one of the names, or a function of g alone.
 
     Returns:
         float, or a tensor like ``g``.
     """
     check_difficulty(rho, shape)
+    if callable(shape):
+        return shape(g)
     if isinstance(g, int | float):
         if shape == "hinge":
             return min(max((rho - g) / rho, 0.0), 1.0)
@@ -65,7 +76,7 @@ def difficulty_weight(g: Any, rho: float = 0.5, shape: WeightShape = "hinge") ->
 
 
 def normalisation(
-    tokens_by_correct: Sequence[float], rho: float = 0.5, shape: WeightShape = "hinge", max_scale: float = 5.0
+    tokens_by_correct: Sequence[float], rho: float = 0.5, shape: WeightShape | Weight = "hinge", max_scale: float = 5.0
 ) -> tuple[float, float]:
     """Scale and offset (s, o) that make the mean of s w(g) + o over the tokens of a rollout 1.
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from aer_lightning.algorithms.difficulty import WeightShape, check_difficulty, check_scale, difficulty_weight, normalisation
+from aer_lightning.algorithms.difficulty import Weight, WeightShape, check_difficulty, check_scale, difficulty_weight, normalisation
 from aer_lightning.callbacks.stack import EntropyCallback, read_batch
+from aer_lightning.parts import check_part
 
 
 class DifficultyCoefficient(EntropyCallback):
@@ -21,7 +22,8 @@ class DifficultyCoefficient(EntropyCallback):
 
     Args:
         rho: accuracy below which a prompt counts as difficult, in (0, 1].
-        shape: ``hinge`` clip((rho - g) / rho, 0, 1), ``gate`` 1 if g < rho else 0, ``linear`` 1 - g, ``uniform`` 1.
+        shape: ``hinge`` clip((rho - g) / rho, 0, 1), ``gate`` 1 if g < rho else 0, ``linear`` 1 - g, ``uniform`` 1; or a function of
+            g, which is a float or a tensor.
         normalize: scale the weights so that their mean over the tokens of the rollout, all ranks, is 1.
         max_scale: largest scale of ``normalize``, at least 1; what it leaves of the mean is spread over all prompts, so that a few hard
             ones do not get everything (``algorithms.difficulty.normalisation``).
@@ -32,8 +34,10 @@ class DifficultyCoefficient(EntropyCallback):
 
     role = "weight"
 
-    def __init__(self, rho: float = 0.5, shape: WeightShape = "hinge", normalize: bool = False, max_scale: float = 5.0) -> None:
+    def __init__(self, rho: float = 0.5, shape: WeightShape | Weight = "hinge", normalize: bool = False, max_scale: float = 5.0) -> None:
         check_difficulty(rho, shape)
+        if not isinstance(shape, str):
+            check_part(shape, Weight, "DifficultyCoefficient.shape")
         check_scale(max_scale)
         self.rho, self.shape, self.normalize, self.max_scale = rho, shape, normalize, max_scale
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from aer_lightning.algorithms.controllers import Controller, ExponentialAverage, PIController, ProportionalController, SignController
 from aer_lightning.callbacks.coefficient import CoefficientCallback
 from aer_lightning.errors import ConfigError
+from aer_lightning.parts import check_part
 from aer_lightning.rollout import RolloutBatch
 
 CONTROLLERS: dict[str, type[PIController] | type[ProportionalController] | type[SignController]] = {
@@ -14,6 +15,7 @@ CONTROLLERS: dict[str, type[PIController] | type[ProportionalController] | type[
     "proportional": ProportionalController,
     "sign": SignController,
 }
+LIMITS = {"alpha_max": 1.0, "alpha_init": 0.0, "alpha_min": 0.0}  # what they are if left out
 GAINS = {"pi": ("kp", "ki"), "proportional": ("eta",), "sign": ("eta",)}
 
 
@@ -26,7 +28,8 @@ class GlobalCoefficient(CoefficientCallback):
     Args:
         controller: ``pi`` alpha <- alpha + kp (e_k - e_{k-1}) + ki e_k with e = (H* - H_k) / H*, ``proportional`` alpha + eta e (which
             integrates the error), or ``sign`` alpha + eta sign(e), all clipped to [alpha_min, alpha_max]. Left out it is ``pi``, or
-            ``proportional`` where eta is given.
+            ``proportional`` where eta is given. Or an object of one's own with ``update``, ``alpha_init``, ``alpha_min`` and ``alpha_max``
+            (``algorithms.controllers.Controller``), beside which none of the options below but smoothing applies.
         kp: gain of ``pi`` per change of the relative error, above 0; given together with ki.
         ki: gain of ``pi`` per relative error and rollout, above 0. Without both: .4 and .03.
         eta: step of ``proportional`` per relative error (.05), or of ``sign`` as it is (.005), above 0.
@@ -44,7 +47,7 @@ class GlobalCoefficient(CoefficientCallback):
 
     def __init__(
         self,
-        controller: Literal["pi", "proportional", "sign"] | None = None,
+        controller: Literal["pi", "proportional", "sign"] | Controller | None = None,
         eta: float | None = None,
         alpha_max: float = 1.0,
         alpha_init: float = 0.0,
@@ -54,13 +57,20 @@ class GlobalCoefficient(CoefficientCallback):
         alpha_min: float = 0.0,
     ) -> None:
         super().__init__()
-        kind = controller if controller is not None else "pi" if eta is None else "proportional"
         given = {name: value for name, value in {"eta": eta, "kp": kp, "ki": ki}.items() if value is not None}
-        check_gains(kind, given)
-        self.controller: Controller = CONTROLLERS[kind](**given, alpha_max=alpha_max, alpha_init=alpha_init, alpha_min=alpha_min)
+        if controller is None or isinstance(controller, str):
+            kind = controller if controller is not None else "pi" if eta is None else "proportional"
+            check_gains(kind, given)
+            controller = CONTROLLERS[kind](**given, alpha_max=alpha_max, alpha_init=alpha_init, alpha_min=alpha_min)
+        else:
+            check_part(controller, Controller, "GlobalCoefficient.controller")
+            limits = {"alpha_max": alpha_max, "alpha_init": alpha_init, "alpha_min": alpha_min}
+            if others := given | {name: value for name, value in limits.items() if value != LIMITS[name]}:
+                raise ConfigError(f"{next(iter(others))}: is for the controllers of this package; {type(controller).__name__} has its own")
+        self.controller: Controller = controller
         self.average = ExponentialAverage(smoothing)
         self.seen: float | None = None
-        self.alpha = alpha_init
+        self.alpha = self.controller.alpha_init
 
     def limits(self) -> tuple[float, float]:
         """alpha_min and alpha_max."""

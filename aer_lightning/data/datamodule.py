@@ -20,12 +20,13 @@ from aer_lightning.data.loader import RolloutLoader
 from aer_lightning.data.prompts import CountdownPrompts
 from aer_lightning.data.prompts.base import PromptSource
 from aer_lightning.data.prompts.problems import ProblemPrompts
-from aer_lightning.data.rewards import OutcomeLimits, Verifier
+from aer_lightning.data.rewards import Grader, OutcomeLimits, Verifier
 from aer_lightning.data.shaping import DynamicSampling, OverlongPenalty, Shaping
 from aer_lightning.data.stream import PromptStream
 from aer_lightning.data.tokenizer import load_tokenizer
 from aer_lightning.distributed import gather_objects
 from aer_lightning.errors import ConfigError
+from aer_lightning.parts import check_part
 from aer_lightning.rollout import Rollout, RolloutInfo, Sizes
 
 
@@ -149,10 +150,14 @@ class RolloutDataModule(pl.LightningDataModule):
             raise ConfigError(f"data.init_args.eval_ks: pass@k needs 1 <= k <= n; got {self.eval_ks} with eval_samples={eval_samples}")
         self.prompts: PromptSource = CountdownPrompts() if prompts is None else prompts
         self.evaluation: list[PromptSource] = list(evaluation or [])
+        check_part(self.prompts, PromptSource, "data.init_args.prompts")
+        for i, source in enumerate(self.evaluation):
+            check_part(source, PromptSource, f"data.init_args.evaluation[{i}]")
         names = [source.name for source in self.evaluation]
         if len(set(names)) < len(names):
             raise ConfigError(f"data.init_args.evaluation: two sources are named the same ({', '.join(names)}); give each its own name")
         self.engine: Engine = engine if engine is not None else VLLMEngine()
+        check_part(self.engine, Engine, "data.init_args.engine")
         self.rollouts_per_epoch = rollouts_per_epoch
         self.sampling = SamplingParams(temperature, max_new_tokens)
         self.eval_sampling = SamplingParams(temperature if eval_temperature is None else eval_temperature, max_new_tokens, eval_top_p)
@@ -231,6 +236,7 @@ class RolloutDataModule(pl.LightningDataModule):
     def _open(self, source: PromptSource, shuffle: bool) -> PromptStream:
         verifier = next((v for grader, v in self._verifiers if grader == source.grader), None)
         if verifier is None:
+            check_part(source.grader, Grader, f"the grader of {source.name}")
             verifier = Verifier(source.grader, workers=self._workers, timeout_s=self._timeout)
             self._verifiers.append((source.grader, verifier))
         assert self.seed is not None

@@ -7,8 +7,9 @@ from (data), and who decides lambda (callbacks).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,11 +49,17 @@ from aer_lightning.modules.memory import (
 )
 from aer_lightning.modules.network import Backend, PolicyNetwork
 from aer_lightning.modules.sharding import check_strategy, decoder_layers, full_state, shard_fsdp2
+from aer_lightning.parts import check_part
 from aer_lightning.rollout import EvaluationBatch, Pack, RolloutBatch, RolloutInfo, measure
+
+# Options that ``load_from_checkpoint`` knows from the checkpoint; the others are no plain values, and train a model but are none of it.
+PLAIN = ("pretrained", "reference", "dtype", "attn_implementation", "trust_remote_code", "kernel_backend", "workspace_mb")
 
 
 class PolicyModule(pl.LightningModule):
     """A causal LM trained by policy gradient on verifiable rewards.
+
+    ``PolicyModule.load_from_checkpoint(path)`` gives the model of a checkpoint; hand objective and optimizer in again to train it further.
 
     Args:
         pretrained: local Hugging Face folder, hub name, or ``countdown-tiny`` for the model that comes with the package.
@@ -105,6 +112,10 @@ class PolicyModule(pl.LightningModule):
         workspace_mb: int = 256,
     ) -> None:
         super().__init__()
+        if isinstance(lora, Mapping):  # from a checkpoint, whose hyper-parameters are plain values
+            lora = Lora(**lora)
+        self.save_hyperparameters(*PLAIN, logger=False)
+        self.hparams["lora"] = None if lora is None else asdict(lora)
         if kl_weight < 0:
             raise ConfigError(f"model.init_args.kl_weight: {kl_weight} is negative; give 0 (no reference) or a positive weight")
         if kl_weight and kl_in == "loss" and kl_estimator == "k1":
@@ -116,6 +127,7 @@ class PolicyModule(pl.LightningModule):
         check_model_folder(self.pretrained)
         check_model_folder(self.reference, "model.init_args.reference")
         self.objective: Objective = objective if objective is not None else ClipObjective()
+        check_part(self.objective, Objective, "model.init_args.objective")
         self.importance = importance
         self.kl_weight, self.kl_estimator, self.kl_in = kl_weight, kl_estimator, kl_in
         self.make_optimizer, self.make_scheduler = optimizer, lr_scheduler
@@ -408,7 +420,7 @@ class PolicyModule(pl.LightningModule):
         check_same(checkpoint.get("lora"), self.lora)
         self.weight_version = checkpoint.get("weight_version", 0)
         shares = checkpoint.get("metric_sums", [])
-        if len(shares) == self.trainer.world_size:
+        if self._trainer is not None and len(shares) == self.trainer.world_size:
             self._metrics = {name: (pair[0], pair[1]) for name, pair in shares[self.trainer.global_rank].items()}
 
     # -- evaluation ---------------------------------------------------------------------------------------------------------------
