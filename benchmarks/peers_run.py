@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -33,6 +34,8 @@ class Clock:
         function = getattr(owner, name)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
+            if threading.current_thread() is not threading.main_thread():
+                return function(*args, **kwargs)  # what runs beside the step takes none of its time
             self._inner.append(0.0)
             began = self._now()
             try:
@@ -42,6 +45,28 @@ class Clock:
                 self._phases[phase] += took - self._inner.pop()
                 if self._inner:
                     self._inner[-1] += took
+
+        setattr(owner, name, timed)
+
+    def wrap_items(self, owner: Any, name: str, phase: str) -> None:
+        """The same of the iterator that ``owner.name`` returns: the time until each item, not what is done with it."""
+        function = getattr(owner, name)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            class Items:
+                def __init__(self) -> None:
+                    self.iterator = iter(function(*args, **kwargs))
+
+                def __iter__(self) -> Any:
+                    return self
+
+                def advance(self) -> Any:
+                    return next(self.iterator)
+
+            items = Items()
+            self.wrap(items, "advance", phase)
+            Items.__next__ = lambda self: self.advance()
+            return items
 
         setattr(owner, name, timed)
 
@@ -88,7 +113,7 @@ def ours(load: dict[str, Any]) -> list[dict[str, float]]:
     clock.wrap(data.engine, "sync_weights", "sync")
     clock.wrap(module, "training_step", "forward and backward")
     clock.wrap(module, "optimizer_step", "optimizer")
-    clock.wrap(data.engine, "generate", "generate")
+    clock.wrap_items(data.engine, "stream", "generate")
     setup = data.setup
 
     def with_verifier(stage: str) -> None:

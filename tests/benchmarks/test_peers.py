@@ -60,6 +60,27 @@ def test_phases_are_exclusive_and_add_up_to_the_step(bench, monkeypatch):
     assert clock.steps == [first, {"seconds": 8.0, "generate": 8.0, "rest": 0.0}]
 
 
+def test_the_time_until_an_item_is_the_iterators(bench, monkeypatch):
+    run = bench("peers_run")
+    ticking = Ticking(monkeypatch, run)
+    clock = run.Clock(cpu_time=False)
+
+    class Engine:
+        def stream(self, count):
+            for item in range(count):
+                ticking.work(2)
+                yield item
+
+    engine = Engine()
+    clock.wrap_items(engine, "stream", "generate")
+    got = []
+    for item in engine.stream(3):
+        ticking.work(5)
+        got.append(item)
+    clock.step()
+    assert got == [0, 1, 2] and clock.steps == [{"seconds": 21.0, "generate": 6.0, "rest": 15.0}]
+
+
 def test_ratios_are_medians_over_rounds_of_steps_that_count(bench):
     peers = bench("peers")
 

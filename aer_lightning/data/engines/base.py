@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -71,12 +71,10 @@ class Engine(Protocol):
         weight_version: version of the last ``sync_weights``, under which the last completions were drawn; -1 before the first.
         needs_weights: there is nothing to generate with: never synced, or the weights were given up by ``sleep``.
         weight_dtype: floating type of the served weights; known after ``start``.
-        synced_checksums: the trainer's checksums of sampled weights at the last sync, by name; the served ones were compared with them.
     """
 
     weight_version: int
     weight_dtype: torch.dtype
-    synced_checksums: Mapping[str, str]
 
     @property
     def needs_weights(self) -> bool:
@@ -98,15 +96,14 @@ class Engine(Protocol):
         ...
 
     def sync_weights(self, named_weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Replace all weights. Names are those of the Hugging Face state dict; tensors are full, not sharded.
-
-        Raises:
-            StaleWeightsError: a sampled weight that is now served differs from the one that was pushed.
-        """
+        """Replace all weights. Names are those of the Hugging Face state dict; tensors are full, not sharded."""
         ...
 
     def checksums(self, names: Iterable[str]) -> dict[str, str]:
-        """Checksums (:func:`~aer_lightning.data.engines.checksum.checksum`) of served weights; what cannot be read back is left out."""
+        """Checksums of served weights, for the caller to compare with the trainer's; what cannot be read back is left out.
+
+        See :func:`~aer_lightning.data.engines.checksum.checksum`.
+        """
         ...
 
     def stream(self, requests: Sequence[GenerationRequest], sampling: SamplingParams) -> Iterator[tuple[int, Completion]]:

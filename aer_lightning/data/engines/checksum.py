@@ -6,7 +6,7 @@ checksum does not: of some ten thousand weights read, the step moves a few hundr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import torch
 
 COLUMNS = 32  # of a matrix; a vector is read whole
-SAMPLED = 8  # weights per sync, beside embedding and head
 
 
 def sampled_columns(width: int) -> list[int]:
@@ -49,21 +48,6 @@ def checksum(weight: torch.Tensor, dtype: torch.dtype) -> str:
         dtype: ``engine.weight_dtype``.
     """
     return digest(sampled_part(weight.detach()).to(dtype))
-
-
-def sampled_names(names: Sequence[str], version: int, always: Sequence[str | None] = ()) -> tuple[str, ...]:
-    """The weights that are checked at the sync of ``version``: ``always`` and eight others, other ones at every version.
-
-    >>> sampled_names(["a", "b", "c"], 0, ["c", None])
-    ('c', 'a', 'b')
-    >>> len(sampled_names([str(i) for i in range(100)], 7)), sampled_names([str(i) for i in range(100)], 7)[0]
-    (8, '56')
-    """
-    fixed = tuple(name for name in dict.fromkeys(always) if name is not None and name in names)
-    others = [name for name in names if name not in fixed]
-    count = min(SAMPLED, len(others))
-    first = max(version, 0) * SAMPLED
-    return fixed + tuple(dict.fromkeys(others[(first + i) % len(others)] for i in range(count)))
 
 
 def compare_checksums(trainer: Mapping[str, str], served: Mapping[str, str]) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aer_lightning.data.engines.checksum import sampled_names
 from aer_lightning.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -104,10 +103,6 @@ class WeightNames:
     def served(self) -> list[str]:
         """Names under which a server with an untied head holds a weight of its own."""
         return [name for name, canonical in self.alias.items() if name == canonical or name == self.head]
-
-    def sampled(self, version: int) -> tuple[str, ...]:
-        """The weights whose checksums are compared at the sync of ``version``: embedding, head and a few others in turn."""
-        return sampled_names(self.served(), version, (self.embedding, self.head))
 
     def largest(self) -> int:
         """Number of elements of the largest weight."""

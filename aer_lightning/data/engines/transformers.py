@@ -7,12 +7,12 @@ whatever it was batched with (up to the rounding of the matrix products, about 1
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aer_lightning.data.engines.base import Completion, Engine, GenerationRequest, SamplingParams, check_request_lengths
-from aer_lightning.data.engines.checksum import checksum, compare_checksums
+from aer_lightning.data.engines.checksum import checksum
 from aer_lightning.data.engines.folder import WeightNames, end_token_ids, load_config
 from aer_lightning.errors import ConfigError
 
@@ -54,7 +54,6 @@ class TransformersEngine(Engine):
         self.dtype = dtype
         self.trust_remote_code = trust_remote_code
         self.weight_version = -1
-        self.synced_checksums: Mapping[str, str] = {}
         self._model: Any = None
         self._shapes: dict[torch.nn.Parameter, tuple[int, ...]] = {}  # of parameters that were given up
 
@@ -98,7 +97,6 @@ class TransformersEngine(Engine):
 
         Raises:
             ConfigError: a name is missing or unexpected, or a shape differs; the engine then counts as never synced.
-            StaleWeightsError: a sampled weight is not what was pushed.
         """
         import torch
 
@@ -107,23 +105,15 @@ class TransformersEngine(Engine):
         self.weight_version = -1
         self._take_memory()
         targets = self._model.state_dict()
-        sampled, trainer = set(self._names.sampled(version)), {}
         with torch.no_grad():
             for name, tensor in self._names.checked(named_weights):
                 targets[name].copy_(tensor)
-                if name in sampled:
-                    trainer[name] = checksum(tensor, self.weight_dtype)
-        compare_checksums(trainer, self._read_back(sampled))
-        self.synced_checksums = trainer
         self.weight_version = version
 
     def checksums(self, names: Iterable[str]) -> dict[str, str]:
         """Checksums of the engine's own copy of the weights."""
         if self.needs_weights:
             raise RuntimeError("TransformersEngine.checksums before the first sync_weights, or asleep")
-        return self._read_back(names)
-
-    def _read_back(self, names: Iterable[str]) -> dict[str, str]:
         state = self._model.state_dict()
         return {name: checksum(state[name], self.weight_dtype) for name in names}
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aer_lightning.data.engines.base import Completion, Engine, GenerationRequest, SamplingParams, check_request_lengths
-from aer_lightning.data.engines.checksum import checksum, compare_checksums
 from aer_lightning.data.engines.folder import WeightNames, end_token_ids, load_config
 from aer_lightning.data.engines.transport import CudaMemory, SharedMemory, aligned_bytes
 from aer_lightning.data.engines.vllm_environment import (
@@ -87,7 +86,6 @@ class VLLMEngine(Engine):
         self.cpu_threads = cpu_threads
         self.trust_remote_code = trust_remote_code
         self.weight_version = -1
-        self.synced_checksums: Mapping[str, str] = {}
         self._worker: WorkerProcess | None = None
         self._memory: SharedMemory | CudaMemory | None = None
         self._asleep = False
@@ -168,7 +166,6 @@ class VLLMEngine(Engine):
 
         Raises:
             ConfigError: a name is missing or unexpected, a shape differs, or vLLM cannot serve the model.
-            StaleWeightsError: a sampled weight that vLLM now serves is not the one that was pushed.
         """
         if self._worker is None:
             raise RuntimeError("VLLMEngine.sync_weights before start")
@@ -179,30 +176,13 @@ class VLLMEngine(Engine):
             advice = "mend the options of VLLMEngine, or choose --data.engine TransformersEngine"
             raise ConfigError(f"VLLMEngine: vLLM did not start: {error}\n{advice}") from error
         self.weight_version = -1
-        trainer: dict[str, str] = {}
-        sampled = self._names.sampled(version)
-        self._send(self._noted(self._with_head(named_weights), sampled, trainer))
-        compare_checksums(trainer, self._read_back(sampled))
-        self.synced_checksums = trainer
+        self._send(self._with_head(named_weights))
         self.weight_version, self._asleep = version, False
-
-    def _noted(
-        self, named_weights: Iterable[tuple[str, torch.Tensor]], sampled: Iterable[str], checksums: dict[str, str]
-    ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Pass the weights on and write down the checksums of the sampled ones."""
-        wanted = set(sampled)
-        for name, tensor in named_weights:
-            if name in wanted:
-                checksums[name] = checksum(tensor, self.weight_dtype)
-            yield name, tensor
 
     def checksums(self, names: Iterable[str]) -> dict[str, str]:
         """Checksums of the weights that vLLM serves; those of layers that it fuses in ways we do not know are left out."""
         if self.needs_weights:
             raise RuntimeError("VLLMEngine.checksums before the first sync_weights, or asleep")
-        return self._read_back(names)
-
-    def _read_back(self, names: Iterable[str]) -> dict[str, str]:
         assert self._worker is not None
         return self._worker.call("checksums", {name: self._names.shapes[name] for name in names})
 

@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from aer_lightning.data.engines import TransformersEngine
-from aer_lightning.data.engines.checksum import checksum, compare_checksums, digest, sampled_names, sampled_part
-from aer_lightning.data.engines.folder import WeightNames
+from aer_lightning.data.engines.checksum import checksum, compare_checksums, digest, sampled_part
 from aer_lightning.errors import StaleWeightsError
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -19,9 +18,9 @@ def one_step(model: torch.nn.Module, lr: float = 1e-6) -> dict[str, torch.Tensor
     return {name: parameters[id(p)].detach() for name, p in model.state_dict(keep_vars=True).items()}
 
 
-def differs(trainer: dict[str, torch.Tensor], engine: TransformersEngine) -> bool:
+def differs(trainer: dict[str, torch.Tensor], engine: TransformersEngine, names: list[str]) -> bool:
     try:
-        compare_checksums({name: checksum(trainer[name], engine.weight_dtype) for name in engine.synced_checksums}, engine.synced_checksums)
+        compare_checksums({name: checksum(trainer[name], engine.weight_dtype) for name in names}, engine.checksums(names))
     except StaleWeightsError:
         return True
     return False
@@ -34,26 +33,13 @@ def test_one_step_that_was_not_synced_is_found_and_none_is_not(folders, tied, dt
     folder, model = folders("qwen3", tied)
     engine = TransformersEngine(dtype=dtype)
     engine.start(folder, max_model_len=32, device=torch.device("cpu"), seed=0)
-    stepped = one_step(model)
-    for version in range(4):  # other weights are sampled each time
-        engine.sync_weights(model.state_dict().items(), version=version)
-        assert not differs(dict(model.state_dict()), engine)
-        assert differs(stepped, engine)
-        assert engine.checksums(engine.synced_checksums) == engine.synced_checksums
-    engine.sync_weights(stepped.items(), version=4)
-    assert not differs(stepped, engine)
-
-
-def test_a_sync_that_does_not_reach_the_weights_is_refused(folders, monkeypatch):
-    folder, model = folders("llama")
-    engine = TransformersEngine()
-    engine.start(folder, max_model_len=32, device=torch.device("cpu"), seed=0)
+    stepped, names = one_step(model), [name for name, p in model.state_dict().items() if p.ndim == 2]
     engine.sync_weights(model.state_dict().items(), version=0)
-    other = {name: tensor + 1e-6 for name, tensor in model.state_dict().items()}
-    monkeypatch.setattr(torch.Tensor, "copy_", lambda self, _: self)
-    with pytest.raises(StaleWeightsError, match=r"does not serve the policy's weights: .*embed_tokens.* sampled ones differ"):
-        engine.sync_weights(other.items(), version=1)
-    assert engine.needs_weights
+    for first in range(3):  # a third of the matrices is enough
+        assert not differs(dict(model.state_dict()), engine, names[first::3])
+        assert differs(stepped, engine, names[first::3])
+    engine.sync_weights(stepped.items(), version=1)
+    assert not differs(stepped, engine, list(stepped))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -75,11 +61,3 @@ def test_what_only_one_side_has_says_nothing():
     compare_checksums({"a": "1"}, {"a": "1", "b": "2"})
     with pytest.raises(StaleWeightsError, match=r"b, c, d and 1 more of 5 sampled"):
         compare_checksums(dict.fromkeys("abcde", "1"), {"a": "1", **dict.fromkeys("bcde", "2")})
-
-
-def test_every_weight_is_sampled_in_turn(folders):
-    names = WeightNames.of_model(folders("qwen3", True)[1])
-    samples = [names.sampled(version) for version in range(10)]
-    assert all({"model.embed_tokens.weight", "lm_head.weight"} <= set(sample) for sample in samples)
-    assert set().union(*samples) == set(names.served())
-    assert sampled_names(["a"], 3) == ("a",) and sampled_names([], 3) == ()

@@ -202,7 +202,6 @@ class TestRealEngine:
         engine, model = synced(tied)
         weights = dict(model.state_dict())
         assert engine.checksums(weights) == {name: checksum(tensor, torch.float32) for name, tensor in weights.items()}
-        assert len(engine.synced_checksums) >= 8 and engine.checksums(engine.synced_checksums) == engine.synced_checksums
 
     def test_a_stream_hands_out_the_same_completions_as_they_end(self, synced):
         engine, _ = synced(False)
