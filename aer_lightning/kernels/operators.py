@@ -1,106 +1,62 @@
 """The statistics as custom operators `aer_lightning::*`: opaque to `torch.compile`, with fake implementations and autograd formulas.
 
 What is common to the backends is here: rows that are ignored or have no upstream gradient are left out before any product, targets are
-checked, and the statistics of vocabulary shards are gathered. A backend is a module with `logits_partials`, `logits_backward`,
-`linear_partials`, `linear_backward`, `allocate_cache`, `plan_cache`, `merge` and `finish` (see `chunked`).
+checked, and the statistics of vocabulary shards are gathered.
 """
 
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from aer_lightning.kernels.linear import Factors
-from aer_lightning.kernels.partials import RowStatistics, accumulation_dtype
-from aer_lightning.kernels.selection import (
-    check_row_temperature,
-    inverse_temperature,
-    kept_rows,
-    plain_dispatch,
-    selected_rows,
-    spread,
-    upstream,
-)
-
-Pair = tuple[Tensor, Tensor]
+from aer_lightning.kernels import walk
+from aer_lightning.kernels.options import Options
+from aer_lightning.kernels.planning import MIB, Plan, automatic_budget, device_of, plan
+from aer_lightning.kernels.selection import check_row_temperature, kept_rows, selected_rows, spread, upstream
+from aer_lightning.kernels.statistics import accumulation_dtype, finish, gradient_factors, product_dtype
 
 
-def backend_module(name: str) -> ModuleType:
+def backend(name: str) -> Any:
     """Import the module of a backend; Triton is imported only when it is asked for."""
-    return importlib.import_module({"chunked": "aer_lightning.kernels.chunked", "triton": "aer_lightning.kernels.fused"}[name])
+    return importlib.import_module(f"aer_lightning.kernels.{name}_backend")
 
 
 @torch.library.custom_op("aer_lightning::logits_statistics", mutates_args=())
 def logits_statistics(
-    logits: Tensor,
-    targets: Tensor,
-    row_temperature: Tensor | None,
-    temperature: float,
-    ignore_index: int | None,
-    backend: str,
-    group: str,
-    vocab_start: int,
-    vocab_total: int,
-    in_place: bool,
+    logits: Tensor, targets: Tensor, row_temperature: Tensor | None, options: str, integers: list[int], numbers: list[float]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log-probability, entropy, maximum and log-sum ``[N]`` of logits ``[N, V]``. `in_place` concerns the backward pass alone."""
-    module = backend_module(backend)
+    """Log-probability, entropy and log-sum-exp ``[N]`` of logits ``[N, V]``, and what the backward pass needs ``[3 or 5, N]``."""
+    chosen = Options.decode(options, integers, numbers)
     dtype = accumulation_dtype(logits.dtype)
-    with plain_dispatch(logits):
-        kept, index = kept_rows(targets, ignore_index, vocab_total)
+    with torch.autocast(logits.device.type, enabled=False):
+        kept, index = kept_rows(targets, chosen.ignore_index, chosen.total or logits.shape[1])
+        check_row_temperature(row_temperature, kept)
         if index is not None and index.numel() < targets.numel() // 2:
             logits, targets = logits[index], targets[index]  # a copy, smaller than what it saves
         else:
             index = None
-        if row_temperature is not None:
-            check_row_temperature(row_temperature)
-        inverse = inverse_temperature(row_temperature, temperature, index, dtype)
-        statistics = _finish(module, module.logits_partials(logits, targets - vocab_start, inverse), inverse, group)
-        return spread(statistics, kept, index)
+        inverse = chosen.inverse(row_temperature, index, kept, dtype)
+        top = (chosen.share, chosen.mass) if chosen.top else None
+        merged = backend(chosen.backend).logits_statistics(logits, targets - chosen.start, inverse, chosen.squash, chosen.entropy, top)
+        return _results(*merged, inverse, chosen, kept, index)
 
 
 @logits_statistics.register_fake
-def _(
-    logits: Tensor,
-    targets: Tensor,
-    row_temperature: Tensor | None,
-    temperature: float,
-    ignore_index: int | None,
-    backend: str,
-    group: str,
-    vocab_start: int,
-    vocab_total: int,
-    in_place: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    row = [logits.new_empty(logits.shape[0], dtype=accumulation_dtype(logits.dtype)) for _ in range(4)]
-    return row[0], row[1], row[2], row[3]
+def _(logits: Tensor, targets: Tensor, row_temperature: Tensor | None, options: str, integers: list[int], numbers: list[float]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _fake_results(logits, accumulation_dtype(logits.dtype), Options.decode(options, integers, numbers))
 
 
 @torch.library.custom_op("aer_lightning::logits_gradient_", mutates_args=("gradient",))
-def logits_gradient_(
-    gradient: Tensor,
-    grad_logprob: Tensor,
-    grad_entropy: Tensor | None,
-    logits: Tensor,
-    targets: Tensor,
-    row_temperature: Tensor | None,
-    temperature: float,
-    maximum: Tensor,
-    log_sum: Tensor,
-    entropy: Tensor,
-    backend: str,
-    vocab_start: int,
-) -> None:
+def logits_gradient_(gradient: Tensor, logits: Tensor, targets: Tensor, factors: Tensor, options: str, integers: list[int], numbers: list[float]) -> None:
     """Write the gradient of the logits into `gradient`, which may be the logits; rows without upstream gradients become exactly 0."""
-    with plain_dispatch(logits):
-        inverse = inverse_temperature(row_temperature, temperature, None, maximum.dtype)
-        factors = Factors(inverse, maximum, log_sum, entropy, grad_logprob, grad_entropy)
-        backend_module(backend).logits_backward(gradient, logits, targets - vocab_start, factors)
+    chosen = Options.decode(options, integers, numbers)
+    with torch.autocast(logits.device.type, enabled=False):
+        backend(chosen.backend).logits_gradient(gradient, logits, targets - chosen.start, factors, chosen.squash)
 
 
 @logits_gradient_.register_fake
@@ -109,37 +65,26 @@ def _(*args: Any) -> None:
 
 
 def _logits_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    logits, targets, row_temperature, temperature, ignore_index, backend, _, vocab_start, _, in_place = inputs
-    _, entropy, maximum, log_sum = output
+    logits, targets, row_temperature, *ctx.options = inputs
+    logprob, _, _, saved = output
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(maximum, log_sum)
-    ctx.save_for_backward(logits, targets, row_temperature, maximum, log_sum, entropy)
-    ctx.options = (temperature, ignore_index, backend, vocab_start, in_place)
+    ctx.mark_non_differentiable(saved)
+    ctx.save_for_backward(logits, targets, row_temperature, logprob, saved)
 
 
-def _logits_grad(ctx: Any, grad_logprob: Tensor | None, grad_entropy: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    logits, targets, row_temperature, maximum, log_sum, entropy = ctx.saved_tensors
-    temperature, ignore_index, backend, vocab_start, in_place = ctx.options
-    grad_logprob, grad_entropy = upstream(grad_logprob, grad_entropy, targets, ignore_index, maximum)
-    gradient = logits.detach() if in_place else torch.empty_like(logits, memory_format=torch.contiguous_format)
-    torch.ops.aer_lightning.logits_gradient_(
-        gradient,
-        grad_logprob,
-        grad_entropy,
-        logits.detach(),
-        targets,
-        row_temperature,
-        temperature,
-        maximum,
-        log_sum,
-        entropy,
-        backend,
-        vocab_start,
-    )
-    return (gradient, *(None,) * 9)
+@once_differentiable
+def _logits_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    logits, targets, row_temperature, logprob, saved = ctx.saved_tensors
+    options = Options.decode(*ctx.options)
+    kept = None if options.ignore_index is None else targets != options.ignore_index
+    inverse = options.inverse(row_temperature, None, kept, saved.dtype)
+    factors = gradient_factors(logprob, saved, inverse, upstream(grads[:3], kept), options.squash)
+    gradient = logits.detach() if options.in_place else torch.empty_like(logits, memory_format=torch.contiguous_format)
+    torch.ops.aer_lightning.logits_gradient_(gradient, logits.detach(), targets, factors, *ctx.options)
+    return gradient, *(None,) * 5
 
 
-logits_statistics.register_autograd(_logits_grad, setup_context=_logits_setup)
+logits_statistics.register_autograd(_logits_backward, setup_context=_logits_setup)
 
 
 @torch.library.custom_op("aer_lightning::linear_statistics", mutates_args=())
@@ -149,198 +94,213 @@ def linear_statistics(
     bias: Tensor | None,
     targets: Tensor,
     row_temperature: Tensor | None,
-    temperature: float,
-    ignore_index: int | None,
-    backend: str,
-    workspace: int,
-    keep_logits: bool,
-    group: str,
-    vocab_start: int,
-    vocab_total: int,
+    weight_cast: Tensor | None,
+    options: str,
+    integers: list[int],
+    numbers: list[float],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Statistics ``[N]`` of ``hidden @ weight.T + bias`` as above, then the cache of logits and its tile maxima."""
-    module = backend_module(backend)
-    dtype = _common_accumulation_dtype(hidden, weight)
-    with plain_dispatch(hidden):
-        kept, index = kept_rows(targets, ignore_index, vocab_total)
-        columns = module.plan_cache(hidden, weight, workspace) if keep_logits else 0
-        cache, cache_maximum = module.allocate_cache(hidden, weight, columns)
-        if index is not None:
-            hidden, targets = hidden[index], targets[index]
-        if row_temperature is not None:
-            check_row_temperature(row_temperature)
-        inverse = inverse_temperature(row_temperature, temperature, index, dtype)
-        partials = module.linear_partials(
-            hidden, weight, bias, targets - vocab_start, inverse, workspace, cache[: hidden.shape[0]], cache_maximum[: hidden.shape[0]]
-        )
-        statistics = _finish(module, partials, inverse, group)
-        return (*spread(statistics, kept, index), cache, cache_maximum)
+    """Statistics of ``hidden @ weight.T + bias`` as above, then the cache of logits and its tile maxima."""
+    chosen = Options.decode(options, integers, numbers)
+    with torch.autocast(hidden.device.type, enabled=False):
+        kept, index = kept_rows(targets, chosen.ignore_index, chosen.total or weight.shape[0])
+        check_row_temperature(row_temperature, kept)
+        head = _head(hidden, weight, bias, targets - chosen.start, row_temperature, weight_cast, chosen, index, kept)
+        cache, maximum = _allocate(hidden, weight, head.rows, chosen)
+        keeps = walk.Cache(cache[:, : weight.shape[0]], maximum) if head.plan.cached else None
+        engine = backend(chosen.backend).engine(head, chosen.entropy, backward=False)
+        merged = walk.forward(engine, head, keeps, (chosen.share, chosen.mass) if chosen.top else None)
+        return (*_results(*merged, head.inverse, chosen, kept, index), cache, maximum)
 
 
 @linear_statistics.register_fake
 def _(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, row_temperature: Tensor | None, weight_cast: Tensor | None, options: str, integers: list[int], numbers: list[float]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    chosen = Options.decode(options, integers, numbers)
+    results = _fake_results(hidden, accumulation_dtype(hidden.dtype, weight.dtype), chosen)
+    return (*results, *_allocate(hidden, weight, hidden.shape[0], chosen))
+
+
+@torch.library.custom_op("aer_lightning::linear_gradients_", mutates_args=("grad_hidden", "grad_weight", "grad_bias", "cache"))
+def linear_gradients_(
+    grad_hidden: Tensor | None,
+    grad_weight: Tensor | None,
+    grad_bias: Tensor | None,
+    cache: Tensor | None,
+    maximum: Tensor | None,
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     targets: Tensor,
     row_temperature: Tensor | None,
-    temperature: float,
-    ignore_index: int | None,
-    backend: str,
-    workspace: int,
-    keep_logits: bool,
-    group: str,
-    vocab_start: int,
-    vocab_total: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    row = [hidden.new_empty(hidden.shape[0], dtype=_common_accumulation_dtype(hidden, weight)) for _ in range(4)]
-    module = backend_module(backend)
-    columns = module.plan_cache(hidden, weight, workspace) if keep_logits else 0
-    return (row[0], row[1], row[2], row[3], *module.allocate_cache(hidden, weight, columns))
-
-
-@torch.library.custom_op("aer_lightning::linear_gradients", mutates_args=())
-def linear_gradients(
-    grad_logprob: Tensor,
+    weight_cast: Tensor | None,
+    logprob: Tensor,
+    saved: Tensor,
+    grad_logprob: Tensor | None,
     grad_entropy: Tensor | None,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    row_temperature: Tensor | None,
-    temperature: float,
-    ignore_index: int | None,
-    maximum: Tensor,
-    log_sum: Tensor,
-    entropy: Tensor,
-    cache: Tensor,
-    cache_maximum: Tensor,
-    backend: str,
-    workspace: int,
-    group: str,
-    vocab_start: int,
-    needs_hidden: bool,
-    needs_weight: bool,
-    needs_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of hidden, weight and bias; an empty tensor where one is not needed."""
-    rows = targets.shape[0]
-    needs = (needs_hidden, needs_weight, needs_bias and bias is not None)
-    empty = hidden.new_empty(0)
-    with plain_dispatch(hidden):
-        active = (grad_logprob != 0) if grad_entropy is None else (grad_logprob != 0) | (grad_entropy != 0)
-        if cache.numel():  # whose rows are those that the forward pass kept
-            active = torch.ones_like(active) if ignore_index is None else targets != ignore_index
-        index = selected_rows(active)
-        inverse = inverse_temperature(row_temperature, temperature, index, maximum.dtype)
-        saved = (maximum, log_sum, entropy, grad_logprob, grad_entropy)
-        selected, local_targets = hidden, targets - vocab_start
+    grad_lse: Tensor | None,
+    add: bool,
+    options: str,
+    integers: list[int],
+    numbers: list[float],
+) -> None:
+    """Write the gradients that there is a tensor for; `add` adds that of the weight. The gradient of the logits replaces the cache."""
+    chosen = Options.decode(options, integers, numbers)
+    with torch.autocast(hidden.device.type, enabled=False):
+        kept = None if chosen.ignore_index is None else targets != chosen.ignore_index
+        grads = upstream((grad_logprob, grad_entropy, grad_lse), kept)
+        cached = chosen.plan is not None and chosen.plan.cached
+        if not cached:
+            active = torch.zeros_like(targets, dtype=torch.bool)
+            for gradient in grads:
+                active = active if gradient is None else active | (gradient != 0)
+            index = selected_rows(active)
+        else:
+            index = None if kept is None else selected_rows(kept)  # its rows are those that the forward pass kept
+        head = _head(hidden, weight, bias, targets - chosen.start, row_temperature, weight_cast, chosen, index, kept)
+        if head.rows < hidden.shape[0] or head.rows == 0:
+            for result in (grad_hidden, None if add or head.rows else grad_weight, None if head.rows else grad_bias):
+                if result is not None:
+                    result.zero_()
+        if head.rows == 0:
+            return
         if index is not None:
-            saved = tuple(None if value is None else value[index] for value in saved)  # type: ignore[assignment]
-            selected, local_targets = hidden[index], local_targets[index]
-        count = selected.shape[0]
-        if count == 0:
-            zero_hidden = torch.zeros_like(hidden) if needs[0] else empty
-            zero_weight = torch.zeros_like(weight) if needs[1] else hidden.new_empty(0)
-            return zero_hidden, zero_weight, torch.zeros_like(bias) if needs[2] and bias is not None else hidden.new_empty(0)
-        grad_hidden, grad_weight, grad_bias = backend_module(backend).linear_backward(
-            selected,
-            weight,
-            bias,
-            local_targets,
-            Factors(inverse, *saved),
-            cache[:count],
-            cache_maximum[:count],
-            workspace,
-            needs,
-        )
-        if grad_hidden is not None:
-            if group:
-                dist.all_reduce(grad_hidden, group=_process_group(group))  # each rank has the part of its slice of V
-            grad_hidden = grad_hidden.to(hidden.dtype)
-            if index is not None:
-                grad_hidden = hidden.new_zeros(rows, hidden.shape[1]).index_copy_(0, index, grad_hidden)
-    return (
-        grad_hidden if needs[0] else empty,
-        grad_weight if needs[1] else hidden.new_empty(0),
-        grad_bias if needs[2] else hidden.new_empty(0),
-    )
+            logprob, saved = logprob[index], saved[:, index]
+            grads = tuple(None if gradient is None else gradient[index] for gradient in grads)  # type: ignore[assignment]
+        factors = gradient_factors(logprob, saved, head.inverse, grads, chosen.squash)
+        if cached and cache is None:  # a second backward pass: the first wrote over the logits
+            cache, maximum = _allocate(hidden, weight, head.rows, chosen)
+            engine = backend(chosen.backend).engine(head, False, backward=False)
+            walk.forward(engine, head, walk.Cache(cache[:, : weight.shape[0]], maximum), None)
+        keeps = None if cache is None or maximum is None else walk.Cache(cache[:, : weight.shape[0]], maximum)
+        target = grad_hidden
+        if grad_hidden is not None and chosen.group:  # each rank has the part of its slice of V; the sum is rounded, not its parts
+            target = torch.zeros_like(grad_hidden, dtype=factors.dtype)
+        engine = backend(chosen.backend).engine(head, chosen.entropy, backward=True)
+        walk.backward(engine, head, keeps, factors, (target, grad_weight, grad_bias), add)
+        if grad_hidden is not None and target is not None and chosen.group:
+            dist.all_reduce(target, group=_process_group(chosen.group))
+            grad_hidden.copy_(target)
 
 
-@linear_gradients.register_fake
-def _(
-    grad_logprob: Tensor,
-    grad_entropy: Tensor | None,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    *args: Any,
-) -> tuple[Tensor, Tensor, Tensor]:
-    needs_hidden, needs_weight, needs_bias = args[-3:]
-    empty = [hidden.new_empty(0) for _ in range(3)]
-    return (
-        hidden.new_empty(hidden.shape) if needs_hidden else empty[0],
-        weight.new_empty(weight.shape) if needs_weight else empty[1],
-        bias.new_empty(bias.shape) if needs_bias and bias is not None else empty[2],
-    )
+@linear_gradients_.register_fake
+def _(*args: Any) -> None:
+    return None
 
 
 def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    hidden, weight, bias, targets, row_temperature, temperature, ignore_index, backend, workspace, _, group, vocab_start, _ = inputs
-    _, entropy, maximum, log_sum, cache, cache_maximum = output
+    hidden, weight, bias, targets, row_temperature, weight_cast, *ctx.options = inputs
+    logprob, _, _, saved, cache, maximum = output
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(maximum, log_sum, cache, cache_maximum)
-    # The weight is saved as it came, so that FSDP2 can free and refill its storage between the passes.
-    ctx.save_for_backward(hidden, weight, bias, targets, row_temperature, maximum, log_sum, entropy, cache, cache_maximum)
-    ctx.options = (temperature, ignore_index, backend, workspace, group, vocab_start)
+    ctx.mark_non_differentiable(saved, cache, maximum)
+    # The weight is saved as it came, so that FSDP2 can free and refill its storage between the passes. The cache is not: the first
+    # backward pass writes over it and lets it go; a second one (retain_graph) computes the logits again.
+    ctx.save_for_backward(hidden, weight, bias, targets, row_temperature, weight_cast, logprob, saved)
+    chosen = Options.decode(*ctx.options)
+    ctx.cache = (cache, maximum) if chosen.plan is not None and chosen.plan.cached else None
 
 
-def _linear_grad(ctx: Any, grad_logprob: Tensor | None, grad_entropy: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    hidden, weight, bias, targets, row_temperature, maximum, log_sum, entropy, cache, cache_maximum = ctx.saved_tensors
-    temperature, ignore_index, backend, workspace, group, vocab_start = ctx.options
-    needs = ctx.needs_input_grad[:3]
-    grad_logprob, grad_entropy = upstream(grad_logprob, grad_entropy, targets, ignore_index, maximum)
-    gradients = torch.ops.aer_lightning.linear_gradients(
-        grad_logprob,
-        grad_entropy,
-        hidden.detach(),
-        weight.detach(),
-        None if bias is None else bias.detach(),
-        targets,
-        row_temperature,
-        temperature,
-        ignore_index,
-        maximum,
-        log_sum,
-        entropy,
-        cache,
-        cache_maximum,
-        backend,
-        workspace,
-        group,
-        vocab_start,
-        *needs,
-    )
-    return (*(gradient if need else None for gradient, need in zip(gradients, needs, strict=True)), *(None,) * 10)
+@once_differentiable
+def _linear_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    hidden, weight, bias, targets, row_temperature, weight_cast, logprob, saved = ctx.saved_tensors
+    kept, ctx.cache = ctx.cache, None
+    add = ctx.needs_input_grad[1] and _adds_to_grad(weight)
+    results: list[Tensor | None] = [
+        torch.empty_like(value, memory_format=torch.contiguous_format) if need and value is not None else None
+        for value, need in zip((hidden, None if add else weight, bias), ctx.needs_input_grad, strict=False)
+    ]
+    cache, maximum = kept or (None, None)
+    inputs = [None if value is None else value.detach() for value in (hidden, weight, bias)]
+    torch.ops.aer_lightning.linear_gradients_(
+        results[0], weight.grad if add else results[1], results[2], cache, maximum, *inputs, targets, row_temperature, weight_cast,
+        logprob.detach(), saved, *grads[:3], add, *ctx.options,
+    )  # fmt: skip
+    return (*results, *(None,) * 6)
 
 
-linear_statistics.register_autograd(_linear_grad, setup_context=_linear_setup)
+linear_statistics.register_autograd(_linear_backward, setup_context=_linear_setup)
 
 
-def _finish(module: ModuleType, partials: Tensor, inverse: Tensor | float, group: str) -> RowStatistics:
-    """Merge blocks, and shards with one all-gather of the four statistics."""
-    if group:
-        process_group = _process_group(group)
-        local = module.merge(partials, inverse)
-        gathered = local.new_empty((dist.get_world_size(process_group) * 4, local.shape[1]))
-        dist.all_gather_into_tensor(gathered, local.contiguous(), group=process_group)
-        partials = gathered.view(-1, 4, local.shape[1]).transpose(0, 1).contiguous()
-    return module.finish(partials, inverse)
+def _adds_to_grad(weight: Tensor) -> bool:
+    """Whether the gradient may be added to an fp32 ``.grad`` that is there, instead of being made as a tensor that autograd adds to it.
+
+    Only in a plain `backward()`, and only where nothing waits to see the gradient itself.
+    """
+    if torch.compiler.is_compiling() or not weight.is_leaf or weight.dtype != torch.float32 or weight.grad is None:
+        return False
+    gradient = weight.grad
+    if gradient.dtype != torch.float32 or gradient.shape != weight.shape or not gradient.is_contiguous() or type(gradient) is not Tensor:
+        return False
+    if weight._backward_hooks or getattr(weight, "_post_accumulate_grad_hooks", None) or torch.is_grad_enabled():
+        return False
+    try:
+        return bool(torch._C._will_engine_execute_node(torch.autograd.graph.get_gradient_edge(weight).node))
+    except RuntimeError:  # torch.autograd.grad
+        return False
+
+
+def _head(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, row_temperature: Tensor | None, weight_cast: Tensor | None,
+    options: Options, index: Tensor | None, kept: Tensor | None,
+) -> walk.Head:  # fmt: skip
+    inverse = options.inverse(row_temperature, index, kept, accumulation_dtype(hidden.dtype, weight.dtype))
+    chosen = options.plan or make_plan(hidden, weight, options, bias is not None, cache=False)
+    selected = targets if index is None else targets[index]
+    return walk.Head(hidden, weight, bias, selected, inverse, options.squash, chosen, index, weight_cast)
+
+
+def make_plan(hidden: Tensor, weight: Tensor, options: Options, bias: bool, cache: bool, gradient: bool = True) -> Plan:
+    """The plan of a call."""
+    size = hidden.element_size()
+    aligned = all(
+        matrix.dtype == hidden.dtype and matrix.stride(1) == 1 and matrix.stride(0) >= matrix.shape[1] and matrix.stride(0) * size % 16 == 0
+        and matrix.data_ptr() % 16 == 0
+        for matrix in (hidden, weight)
+    )  # fmt: skip
+    described = device_of(hidden.device, options.backend == "triton")
+    memory = automatic_budget(hidden.device, described) / MIB if options.memory == "auto" else options.memory
+    return plan(
+        *hidden.shape, weight.shape[0], product_dtype(hidden.dtype, weight.dtype), memory, described,
+        weight_dtype=weight.dtype, gradient=gradient, cache=cache, top=options.top, plain=not options.squash and not options.top, bias=bias,
+        aligned=aligned, form="torch" if options.backend == "torch" else "auto",
+    )  # fmt: skip
+
+
+def _allocate(hidden: Tensor, weight: Tensor, rows: int, options: Options) -> tuple[Tensor, Tensor]:
+    if options.plan is None or not options.plan.cached:
+        return hidden.new_empty(0), hidden.new_empty(0)
+    cache = walk.allocate_cache(hidden, weight, rows, options.plan)
+    return cache.logits, cache.maximum
+
+
+def _results(
+    merged: Tensor, tops: Tensor, inverse: Tensor | float, options: Options, kept: Tensor | None, index: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Merge shards with one all-gather, finish, and put the rows back in their places; those that were left out are 0."""
+    partials = merged.unsqueeze(1)
+    if options.group:
+        group = _process_group(options.group)
+        gathered = merged.new_empty((dist.get_world_size(group) * 4, merged.shape[1]))
+        dist.all_gather_into_tensor(gathered, merged.contiguous(), group=group)
+        partials = gathered.view(-1, 4, merged.shape[1]).transpose(0, 1)
+    logprob, entropy, maximum, log_sum = finish(partials, inverse)
+    saved = [entropy, maximum, log_sum]
+    if options.top:
+        threshold, rest, weighted = tops
+        of_top = rest.log1p()
+        entropy = of_top - weighted / (1 + rest)
+        saved = [entropy, maximum, log_sum, threshold, log_sum - of_top]
+    wanted = [logprob, entropy if options.entropy else None, maximum * inverse + log_sum if options.lse else None, torch.stack(saved)]
+    placed = [logprob.new_empty(0) if value is None else spread(value, kept, index).clone() for value in wanted]
+    return placed[0], placed[1], placed[2], placed[3]
+
+
+def _fake_results(rows: Tensor, dtype: torch.dtype, options: Options) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n = rows.shape[0]
+    sizes = [(n,), (n if options.entropy else 0,), (n if options.lse else 0,), (5 if options.top else 3, n)]
+    made = [rows.new_empty(size, dtype=dtype) for size in sizes]
+    return made[0], made[1], made[2], made[3]
 
 
 def _process_group(name: str) -> dist.ProcessGroup:
     return dist.distributed_c10d._resolve_process_group(name)  # type: ignore[arg-type]
-
-
-def _common_accumulation_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
-    return accumulation_dtype(torch.promote_types(hidden.dtype, weight.dtype))

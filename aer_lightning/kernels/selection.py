@@ -6,31 +6,18 @@ import torch
 from torch import Tensor
 
 from aer_lightning.errors import DataError
-from aer_lightning.kernels.partials import RowStatistics
 
-
-def plain_dispatch(tensor: Tensor) -> torch.autocast:
-    """Switch autocast off: inside an operator the dtypes are already chosen."""
-    return torch.autocast(tensor.device.type, enabled=False)
-
-
-def upstream(
-    grad_logprob: Tensor | None, grad_entropy: Tensor | None, targets: Tensor, ignore_index: int | None, like: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Make contiguous upstream gradients ``[N]``, 0 at ignored rows; that of the entropy stays None if there is none."""
-    grad_logprob = torch.zeros_like(like) if grad_logprob is None else grad_logprob.contiguous()
-    grad_entropy = None if grad_entropy is None else grad_entropy.contiguous()
-    if ignore_index is not None:
-        kept = targets != ignore_index
-        grad_logprob = grad_logprob.where(kept, torch.zeros_like(grad_logprob))
-        grad_entropy = None if grad_entropy is None else grad_entropy.where(kept, torch.zeros_like(grad_entropy))
-    return grad_logprob, grad_entropy
+Upstream = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 def kept_rows(targets: Tensor, ignore_index: int | None, vocabulary: int) -> tuple[Tensor | None, Tensor | None]:
-    """Find mask and index of the rows that count, None where all do; raises DataError where one of their targets is out of range."""
+    """Find the rows that are not ignored, as a mask and as indices; None for both where there is none that is.
+
+    Raises:
+        DataError: the first row whose target is neither ignored nor in [0, vocabulary). Not checked while a CUDA graph is captured.
+    """
     if _capturing(targets):
-        return None if ignore_index is None else targets != ignore_index, None
+        return (None if ignore_index is None else targets != ignore_index), None
     if targets.numel() == 0:
         return None, None
     lowest, highest = torch.stack(torch.aminmax(targets)).tolist()  # one wait for the device, not two
@@ -57,24 +44,31 @@ def _capturing(tensor: Tensor) -> bool:
     return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-def check_row_temperature(temperature: Tensor) -> None:
-    """Raise DataError where a row's temperature is not above 0."""
-    if not _capturing(temperature) and not bool((temperature > 0).all()):
-        raise DataError(f"temperature: row {int((~(temperature > 0)).nonzero()[0])} is not above 0")
+def check_row_temperature(temperature: Tensor | None, kept: Tensor | None) -> None:
+    """Raise DataError where the temperature of a row that is not ignored is not above 0 and finite."""
+    if temperature is None or _capturing(temperature):
+        return
+    wrong = ~((temperature > 0) & temperature.isfinite())
+    wrong = wrong if kept is None else wrong & kept
+    if bool(wrong.any()):
+        raise DataError(f"temperature: row {int(wrong.nonzero()[0])} is not above 0 and finite")
 
 
-def inverse_temperature(row_temperature: Tensor | None, temperature: float, index: Tensor | None, dtype: torch.dtype) -> Tensor | float:
-    """Invert the temperature: a float, or that of the selected rows."""
-    if row_temperature is None:
-        return 1.0 / temperature
-    values = row_temperature if index is None else row_temperature[index]
-    return values.to(dtype).reciprocal()
+def upstream(gradients: tuple[Tensor | None, ...], kept: Tensor | None) -> Upstream:
+    """Contiguous upstream gradients ``[N]`` of log-probability, entropy and log-sum-exp, 0 at ignored rows; None stays None."""
+    found: list[Tensor | None] = []
+    for gradient in gradients:
+        if gradient is None or gradient.numel() == 0:
+            found.append(None)
+        else:
+            found.append(gradient.contiguous() if kept is None else gradient.where(kept, torch.zeros_like(gradient)))
+    return found[0], found[1], found[2]
 
 
-def spread(statistics: RowStatistics, kept: Tensor | None, index: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Put the results back in all rows; those that were left out are 0."""
+def spread(value: Tensor, kept: Tensor | None, index: Tensor | None) -> Tensor:
+    """Put a result ``[..., n]`` in all N rows; those that were left out are 0."""
     if kept is None:
-        return tuple(statistics)  # type: ignore[return-value]
+        return value
     if index is None:
-        return tuple(value.where(kept, torch.zeros_like(value)) for value in statistics)  # type: ignore[return-value]
-    return tuple(value.new_zeros(kept.shape[0]).index_copy_(0, index, value) for value in statistics)  # type: ignore[return-value]
+        return value.where(kept, torch.zeros_like(value))
+    return value.new_zeros(*value.shape[:-1], kept.shape[0]).index_copy_(-1, index, value)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from aer_lightning.errors import ConfigError, DataError
-from aer_lightning.kernels import VocabularyShard, linear_token_stats, logits_token_stats
+from aer_lightning.kernels import VocabularyShard, linear_token_stats, logits_token_stats, plan
 
 HIDDEN, WEIGHT, TARGETS = torch.randn(3, 4), torch.randn(500, 4), torch.tensor([0, 1, 499])
 
@@ -28,10 +28,20 @@ HIDDEN, WEIGHT, TARGETS = torch.randn(3, 4), torch.randn(500, 4), torch.tensor([
         ({"temperature": float("nan")}, "temperature: nan is not above 0"),
         ({"temperature": torch.ones(2)}, r"temperature: .*\[2\].*\[3\]"),
         ({"temperature": torch.ones(3, requires_grad=True)}, "temperature: has requires_grad"),
-        ({"backend": "cuda"}, "backend: 'cuda' is not one of auto, reference, chunked, triton"),
+        ({"backend": "cuda"}, "backend: 'cuda' is not one of auto, reference, torch, triton"),
         ({"backend": "triton"}, "backend: triton needs CUDA tensors"),
-        ({"workspace_mb": 0}, "workspace_mb: 0 is not above 0"),
-        ({"logits_cache": "all"}, "logits_cache: 'all' is not one of none, auto"),
+        ({"memory_mb": 0}, "memory_mb: 0 is not above 0"),
+        ({"memory_mb": 0.0001}, r"memory_mb: 0.0001 MiB is too little for 3 x 4 x 500; give at least 0\.00"),
+        ({"softcap": -1.0}, "softcap: -1.0 is not above 0"),
+        ({"logit_scale": 0.0}, "logit_scale: 0.0 is not above 0"),
+        ({"logprob_only": True, "entropy_only": True}, "entropy_only: contradicts logprob_only"),
+        ({"entropy_top_share": 1.5}, r"entropy_top_share: 1.5 is not in \(0, 1\]"),
+        ({"entropy_top_p": 0.5, "entropy_top_share": 0.5}, "entropy_top_p: contradicts entropy_top_share"),
+        ({"entropy_top_p": 0.5, "logprob_only": True}, "entropy_top_p: there is no entropy with logprob_only"),
+        ({"weight_cast": WEIGHT.bfloat16()}, "weight_cast: dtype torch.bfloat16 is not that of hidden, torch.float32"),
+        ({"weight_cast": WEIGHT[:3]}, "weight_cast: has another shape"),
+        ({"plan": plan(3, 4, 501, torch.float32, 1)}, "plan: is for 3 x 4 x 501"),
+        ({"backend": "chunked"}, "chunked is now called torch"),
         ({"backend": "reference", "shard": "any"}, "shard: the reference backend"),
         ({"weight": WEIGHT.to("meta")}, "weight: is on meta, hidden on cpu"),
         ({"targets": TARGETS.to("meta")}, "targets: are on meta"),
@@ -44,7 +54,7 @@ def test_linear_mistakes(changes: dict[str, Any], message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("backend", ["reference", "chunked"])
+@pytest.mark.parametrize("backend", ["reference", "torch"])
 @pytest.mark.parametrize("columns", [20, 30_000])
 @pytest.mark.parametrize("target", [-1, "V"])
 def test_target_out_of_range(backend: Any, columns: int, target: Any) -> None:

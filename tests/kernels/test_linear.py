@@ -9,11 +9,12 @@ import pytest
 import torch
 from settings import IGNORE, INTERPRETED, Setting, close, compute, linear_settings, not_interpreted, relatively_close
 
-from aer_lightning.kernels import linear_token_stats, reference
+from aer_lightning.kernels import Plan, linear_token_stats, plan, reference
+from aer_lightning.kernels.planning import INTERPRETER
 
 SHAPES = [(20, 72, 507), (1, 123, 1003), (5, 40, 17)]
 LARGE = [(37, 123, 50257), (3, 72, 151936), (2, 72, 152064), (9, 2880, 600)]
-V = 150 if INTERPRETED else 520  # more than the direct way of a CPU takes
+V = 150 if INTERPRETED else 520
 ABSOLUTE = 1e-5
 RELATIVE = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 3e-3, torch.float64: 1e-12}
 
@@ -34,21 +35,30 @@ def problem(
     }
 
 
-def check(setting: Setting, data: dict[str, Any], bias: bool = True, temperature: Any = None, ignore: Any = None, **options: Any) -> None:
+def plan_of(setting: Setting, rows: int, width: int, vocabulary: int, dtype: torch.dtype = torch.float32, cache: bool = True) -> Plan:
+    device = INTERPRETER if INTERPRETED else torch.device(setting.device)
+    form = "torch" if setting.backend == "torch" else setting.form
+    return plan(rows, width, vocabulary, dtype, 64, device, form=form, bias=True, cache=cache)  # type: ignore[arg-type]
+
+
+def check(
+    setting: Setting, data: dict[str, Any], bias: bool = True, temperature: Any = None, ignore: Any = None, direct: bool = False, **options: Any
+) -> None:
     """Compare results and gradients with those of plain torch in fp64 on the same inputs."""
     names = ["hidden", "weight", *(["bias"] if bias else [])]
     inputs = [data[name] for name in names]
     temperature = data["temperature"] if temperature is None else temperature
 
     def ours(hidden: Any, weight: Any, bias: Any = None) -> Any:
+        if direct:
+            return linear_token_stats(hidden, weight, data["targets"], bias, temperature, setting.backend, ignore_index=ignore, **options)
         return setting.linear(hidden, weight, data["targets"], bias, temperature, ignore_index=ignore, **options)
 
     def plain(hidden: Any, weight: Any, bias: Any = None) -> Any:
-        return reference.linear_token_stats(hidden, weight, data["targets"], bias, temperature, ignore)
+        return reference.linear_token_stats(hidden, weight, data["targets"], bias, temperature, ignore)[:2]
 
     dtype = inputs[0].dtype
-    with setting.active():
-        logprob, entropy, gradients = compute(ours, inputs, data["upstream"])
+    logprob, entropy, gradients = compute(ours, inputs, data["upstream"])
     expected = compute(plain, [value.double() for value in inputs], data["upstream"])
     assert logprob.dtype == entropy.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     # Where fp32 products over a large vocabulary cancel, torch in fp32 is no closer; then twice its error is the bound.
@@ -71,66 +81,68 @@ def test_shapes(setting: Setting, shape: tuple[int, int, int]) -> None:
 @linear_settings
 @pytest.mark.parametrize("shape", LARGE, ids=str)
 def test_large_shapes(setting: Setting, shape: tuple[int, int, int]) -> None:
-    check(setting, problem(*shape, device=setting.device), bias=False, temperature=0.7, workspace_mb=8)
+    check(setting, problem(*shape, device=setting.device), bias=False, temperature=0.7, memory_mb=8)
 
 
 @linear_settings
-@pytest.mark.parametrize("cache", ["none", "auto"])
+@pytest.mark.parametrize("cache", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision(setting: Setting, dtype: torch.dtype, cache: str) -> None:
+def test_half_precision(setting: Setting, dtype: torch.dtype, cache: bool) -> None:
     """Also with many blocks: a gradient of the weight summed in bf16 over blocks of tokens would be off by 1e-2 and more."""
-    check(setting, problem(18, 40, 200, dtype, setting.device), temperature=1.3, logits_cache=cache, workspace_mb=0.02)
+    check(setting, problem(18, 40, 200, dtype, setting.device), temperature=1.3, cache=cache, memory_mb=0.02)
 
 
 @linear_settings
-@pytest.mark.parametrize("workspace", [0.005, 0.05, 64])
-@pytest.mark.parametrize("cache", ["none", "auto"])
-def test_workspace(setting: Setting, workspace: float, cache: str) -> None:
-    check(setting, problem(19, 24, V + 180, device=setting.device), workspace_mb=workspace, logits_cache=cache)
+@pytest.mark.parametrize("workspace", [0.02, 0.05, 64])
+@pytest.mark.parametrize("cache", [False, True])
+def test_workspace(setting: Setting, workspace: float, cache: bool) -> None:
+    check(setting, problem(19, 24, V + 180, device=setting.device), memory_mb=workspace, cache=cache)
 
 
 @linear_settings
 @pytest.mark.parametrize("columns", [16, 48])
 def test_targets_beside_the_edge_of_a_block(setting: Setting, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A block narrower than a tile of the product: the target of the next block lies where this one's padding is."""
-    from aer_lightning.kernels.blocks import Blocks
-
-    plan = Blocks.plan
-    monkeypatch.setattr(Blocks, "plan", lambda *arguments: dataclasses.replace(plan(*arguments), columns=columns))
     data = problem(12, 16, 130, device=setting.device)
     data["targets"] = torch.tensor([0, 15, 16, 17, 31, 32, 47, 48, 49, 95, 96, 129], device=setting.device)
-    check(setting, data, logits_cache="none")
+    made = plan_of(setting, 12, 16, 130, cache=False)
+    check(setting, data, plan=dataclasses.replace(made, columns=columns), direct=True)
 
 
-@not_interpreted
 @linear_settings
-def test_blocks_of_rows(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("two_passes", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_blocks_of_rows(setting: Setting, dtype: torch.dtype, two_passes: bool) -> None:
     """More rows than one block holds: the slices of the weight's gradient are sums over blocks, in fp32."""
-    monkeypatch.setattr("aer_lightning.kernels.blocks.CPU_BLOCK_ROWS", 7)
-    monkeypatch.setattr("aer_lightning.kernels.blocks.GPU_BLOCK_ROWS", 7)
-    for dtype in (torch.float32, torch.bfloat16):
-        check(setting, problem(40, 24, V, dtype, setting.device), workspace_mb=0.05, logits_cache="none")
+    made = dataclasses.replace(plan_of(setting, 40, 24, V, dtype, cache=False), rows=16, columns=64, two_passes=two_passes)
+    check(setting, problem(40, 24, V, dtype, setting.device), plan=made, direct=True)
+    ignored = problem(40, 24, V, dtype, setting.device)
+    ignored["targets"][[0, 17, 18, 39]] = IGNORE
+    check(setting, ignored, ignore=IGNORE, plan=made, direct=True)
 
 
 @linear_settings
-def test_mixed_dtypes(setting: Setting) -> None:
+@pytest.mark.parametrize("memory", [0.02, 64])
+def test_master_weights(setting: Setting, memory: float) -> None:
+    """bf16 hidden states and an fp32 weight: products in bf16, of slices of the weight; its gradient is an fp32 sum that nothing rounded."""
     data = problem(7, 32, 130, device=setting.device)
-    hidden = data["hidden"].bfloat16()
-    logprob, entropy, (grad_hidden, grad_weight) = compute(
-        lambda hidden, weight: setting.linear(hidden, weight, data["targets"], workspace_mb=0.01),
-        [hidden, data["weight"]],
-        data["upstream"],
-    )
+    hidden, rounded = data["hidden"].bfloat16(), data["weight"].bfloat16()
     expected = compute(
         lambda hidden, weight: reference.linear_token_stats(hidden, weight, data["targets"]),
-        [hidden.double(), data["weight"].double()],
+        [hidden.double(), rounded.double()],
         data["upstream"],
     )
-    close(logprob, expected[0], ABSOLUTE)
-    close(entropy, expected[1], ABSOLUTE)
-    assert (grad_hidden.dtype, grad_weight.dtype) == (torch.bfloat16, torch.float32)
-    relatively_close(grad_hidden, expected[2][0], 3e-3)
-    relatively_close(grad_weight, expected[2][1], 1e-5)
+    for options in ({}, {"weight_cast": rounded}):
+        logprob, entropy, (grad_hidden, grad_weight) = compute(
+            lambda hidden, weight, options=options: setting.linear(hidden, weight, data["targets"], memory_mb=memory, **options),
+            [hidden, data["weight"]],
+            data["upstream"],
+        )
+        close(logprob, expected[0], ABSOLUTE)
+        close(entropy, expected[1], ABSOLUTE)
+        assert (grad_hidden.dtype, grad_weight.dtype) == (torch.bfloat16, torch.float32)
+        relatively_close(grad_hidden, expected[2][0], 3e-3)
+        relatively_close(grad_weight, expected[2][1], 3e-3 if setting.device == "cuda" else 1e-5)
 
 
 @linear_settings
@@ -147,16 +159,16 @@ def test_no_rows(setting: Setting, width: int) -> None:
 
 @linear_settings
 @pytest.mark.parametrize("vocabulary", [50, V])
-@pytest.mark.parametrize("cache", ["none", "auto"])
-def test_ignored_rows_are_left_out(setting: Setting, vocabulary: int, cache: str) -> None:
+@pytest.mark.parametrize("cache", [False, True])
+def test_ignored_rows_are_left_out(setting: Setting, vocabulary: int, cache: bool) -> None:
     """They may hold anything, NaN as well: their results and gradients are exactly 0 and nothing else changes."""
     data = problem(11, 24, vocabulary, device=setting.device)
-    check(setting, data, ignore=IGNORE, logits_cache=cache)  # none is ignored
+    check(setting, data, ignore=IGNORE, cache=cache)  # none is ignored
     data["targets"][[0, 4, 5, 10]] = IGNORE
-    check(setting, data, ignore=IGNORE, logits_cache=cache)
+    check(setting, data, ignore=IGNORE, cache=cache)
     data["hidden"][[0, 4]] = float("nan")
     hidden, weight = data["hidden"].clone().requires_grad_(), data["weight"].clone().requires_grad_()
-    results = setting.linear(hidden, weight, data["targets"], ignore_index=IGNORE, logits_cache=cache)
+    results = setting.linear(hidden, weight, data["targets"], ignore_index=IGNORE, cache=cache)
     (results[0].sum() + (results[1] ** 2).sum()).backward()
     ignored = data["targets"] == IGNORE
     assert not results[0][ignored].any() and not results[1][ignored].any()
@@ -174,16 +186,16 @@ def test_all_rows_ignored(setting: Setting) -> None:
 
 
 @linear_settings
-@pytest.mark.parametrize("cache", ["none", "auto"])
-def test_rows_without_upstream_gradient(setting: Setting, cache: str) -> None:
+@pytest.mark.parametrize("cache", [False, True])
+def test_rows_without_upstream_gradient(setting: Setting, cache: bool) -> None:
     data = problem(9, 16, V, device=setting.device)
     for upstream in data["upstream"]:
         upstream[[1, 2, 8]] = 0
-    check(setting, data, logits_cache=cache)
+    check(setting, data, cache=cache)
     hidden = data["hidden"].clone()
     hidden[2] = float("nan")
     gradient = compute(
-        lambda hidden: setting.linear(hidden, data["weight"], data["targets"], logits_cache=cache), [hidden], data["upstream"]
+        lambda hidden: setting.linear(hidden, data["weight"], data["targets"], cache=cache), [hidden], data["upstream"]
     )[2][0]
     assert not gradient[[1, 2, 8]].any() and gradient[[0, 3]].any() and gradient.isfinite().all()
 
@@ -252,10 +264,10 @@ def test_gradcheck(setting: Setting, vocabulary: int) -> None:
         pytest.skip("no fp64 kernels on a GPU")
     data = problem(4, 5, vocabulary, torch.float64, setting.device)
     inputs = [data[name].requires_grad_() for name in ("hidden", "weight", "bias")]
-    for cache in ("none", "auto"):
+    for cache in (False, True):
         assert torch.autograd.gradcheck(
-            lambda hidden, weight, bias, cache=cache: linear_token_stats(
-                hidden, weight, data["targets"], bias, data["temperature"], setting.backend, logits_cache=cache
+            lambda hidden, weight, bias, cache=cache: setting.linear(
+                hidden, weight, data["targets"], bias, data["temperature"], cache=cache
             ),
             inputs,
         )

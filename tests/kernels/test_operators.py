@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from aer_lightning.kernels import linear_token_stats, operators, reference
+from aer_lightning.kernels.options import Options
 
-# Large enough for the operator on a CPU, see `direct`; the interpreter has no such way, and no time.
 ROWS, VOCABULARY = (10, 150) if INTERPRETED else (200, 700)
 
 
@@ -34,9 +34,8 @@ def test_compile(setting: Setting, ignore: int | None) -> None:
     for rows in (ROWS, ROWS * 3 // 5):
         inputs = [data["hidden"][:rows].clone().requires_grad_(), data["weight"].clone().requires_grad_()]
         targets = data["targets"][:rows]
-        with setting.active():
-            actual = torch.autograd.grad(compiled(*inputs, targets), inputs)
-            expected = torch.autograd.grad(step(*inputs, targets), inputs)
+        actual = torch.autograd.grad(compiled(*inputs, targets), inputs)
+        expected = torch.autograd.grad(step(*inputs, targets), inputs)
         for ours, wanted in zip(actual, expected, strict=True):
             relatively_close(ours, wanted, 1e-6)
 
@@ -58,11 +57,11 @@ def test_operators_are_registered_right(bias: bool) -> None:
     """Schema, fake implementation, autograd registration and tracing with symbolic shapes, as torch itself tests them."""
     data = problem(6, 8, 20)
     hidden, weight = data["hidden"].requires_grad_(), data["weight"].requires_grad_()
-    arguments = (hidden, weight, data["bias"] if bias else None, data["targets"], data["temperature"], 1.0, None)
-    torch.library.opcheck(operators.linear_statistics, (*arguments, "chunked", 1 << 20, True, "", 0, 20), atol=1e-5, rtol=1e-5)
+    arguments = (hidden, weight, data["bias"] if bias else None, data["targets"], data["temperature"], None)
+    torch.library.opcheck(operators.linear_statistics, (*arguments, *Options("torch").encode()), atol=1e-5, rtol=1e-5)
     logits = torch.randn(6, 20, requires_grad=True)
     torch.library.opcheck(
-        operators.logits_statistics, (logits, data["targets"], None, 0.5, None, "chunked", "", 0, 20, False), atol=1e-5, rtol=1e-5
+        operators.logits_statistics, (logits, data["targets"], None, *Options("torch", temperature=0.5).encode()), atol=1e-5, rtol=1e-5
     )
 
 
@@ -76,7 +75,7 @@ def test_autocast(setting: Setting, vocabulary: int) -> None:
         results = setting.linear(hidden, weight, data["targets"])
         loss_of(results).backward()
     expected = reference.linear_token_stats(hidden.detach().bfloat16().double(), weight.detach().bfloat16().double(), data["targets"])
-    for ours, wanted in zip(results, expected, strict=True):
+    for ours, wanted in zip(results, expected[:2], strict=True):
         assert ours.dtype == torch.float32
         close(ours, wanted, 1e-5)
     assert hidden.grad is not None and weight.grad is not None
@@ -94,9 +93,8 @@ def test_checkpointing(setting: Setting, reentrant: bool) -> None:
         def forward(hidden: Tensor, weight: Tensor) -> Tensor:
             return loss_of(setting.linear(torch.tanh(hidden), weight, data["targets"]))
 
-        with setting.active():
-            loss = checkpoint(forward, hidden, weight, use_reentrant=reentrant) if wrapped else forward(hidden, weight)
-            loss.backward()
+        loss = checkpoint(forward, hidden, weight, use_reentrant=reentrant) if wrapped else forward(hidden, weight)
+        loss.backward()
         gradients.append((hidden.grad, weight.grad))
     for plain, ours in zip(*gradients, strict=True):
         assert torch.equal(plain, ours)
@@ -104,11 +102,11 @@ def test_checkpointing(setting: Setting, reentrant: bool) -> None:
 
 @linear_settings
 @pytest.mark.parametrize("vocabulary", [40, VOCABULARY])
-@pytest.mark.parametrize("cache", ["none", "auto"])
-def test_two_backward_passes(setting: Setting, vocabulary: int, cache: str) -> None:
+@pytest.mark.parametrize("cache", [False, True])
+def test_two_backward_passes(setting: Setting, vocabulary: int, cache: bool) -> None:
     data = problem(ROWS, 16, vocabulary, device=setting.device)
     hidden = data["hidden"].requires_grad_()
-    loss = loss_of(setting.linear(hidden, data["weight"], data["targets"], logits_cache=cache))
+    loss = loss_of(setting.linear(hidden, data["weight"], data["targets"], cache=cache))
     first = torch.autograd.grad(loss, hidden, retain_graph=True)[0]
     assert torch.equal(first, torch.autograd.grad(loss, hidden, retain_graph=True)[0])
     with pytest.raises(RuntimeError):  # once differentiable: the second derivative is refused, not wrong
@@ -138,6 +136,6 @@ def test_device_that_is_not_current() -> None:
     data = problem(ROWS, 16, VOCABULARY, device="cuda:1")
     results = linear_token_stats(data["hidden"], data["weight"], data["targets"], backend="triton")
     expected = reference.linear_token_stats(data["hidden"].double(), data["weight"].double(), data["targets"])
-    for ours, wanted in zip(results, expected, strict=True):
+    for ours, wanted in zip(results, expected[:2], strict=True):
         assert ours.device == torch.device("cuda:1")
         close(ours, wanted, 1e-5)
