@@ -1,97 +1,66 @@
 """Time, memory and accuracy of the token statistics on a GPU: ours, plain torch, and the public kernels that are installed.
 
-    make gpu-bench                                    (all shapes, bf16; about 10 minutes on an H200)
-    make gpu-bench ARGS="--shape 8192x4096x151936 --only ours"
+    make gpu-bench                                             (all shapes, bf16)
+    make gpu-bench ARGS="--shape 8192x4096x151936 --only ours" (a piece; results are added to the file of the machine)
 
-For each shape: forward, backward and both in ms (median), the share of the limit that the arithmetic sets at the matrix rate measured in
-the same run (forward 2NDV floating-point operations; backward 6NDV where logits are computed again, 4NDV where they are kept), peak
-memory beyond inputs, and the error of results and gradients against fp64. Then the logits kernels, whose limit is the copy bandwidth.
-Writes results/<machine>.json and the table in README.md. A contender that runs out of memory, or fails, says so in its row.
+A piece stops by itself after --minutes (8), and says what it left out. For each shape: forward, backward and both in ms (median), the
+roofline of the plan, the share of the limit that the arithmetic sets at the matrix rate measured in the same run (forward 2NDV; backward
+6NDV where logits are computed again, 4NDV where they are kept), peak memory beyond inputs, and the error of results and gradients against
+fp64. Then the logits kernels, whose limit is the copy bandwidth. Writes results/<machine>.json and the table in README.md. A contender
+that runs out of memory, or fails, says so in its row.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from kernels_common import FOLDER, RESULTS, environment, plain, replace_section, save, table
+from kernels_peers import Contender, peers
 from torch import Tensor
 
-from aer_lightning.kernels import linear_token_stats, logits_token_stats
+from aer_lightning.kernels import linear_token_stats, logits_token_stats, plan
 
-SHAPES = [(8192, 4096, 151936), (4096, 2560, 151936), (8192, 1536, 151936), (2048, 4096, 128256), (1024, 4096, 32000)]  # N, D, V
-STRICT_MB = 256
+SHAPES = [*((rows, 4096, 151936) for rows in (8192, 16384, 32768, 65536)), (8192, 1536, 151936), (2048, 4096, 128256), (1024, 4096, 32000)]
+STRICT_MB = 1024
 ACCURACY_ROWS = 256
 
 
-@dataclass(frozen=True)
-class Contender:
-    """A way to compute the statistics; without an entropy the second result is None."""
-
-    name: str
-    function: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
-    backward_work: int = 4  # in units of NDV
-
-
 def contenders(shape: tuple[int, int, int], device: str) -> list[Contender]:
-    rows, _, vocabulary = shape
-    backend = "triton" if device == "cuda" else "chunked"
-    cached_mb = STRICT_MB + int(rows * vocabulary * 2 * 4 / 3 / 2**20) + 64
+    rows, width, vocabulary = shape
+    backend = "triton" if device == "cuda" else "torch"
 
-    def ours(form: str, cache: Any, workspace: float) -> Callable[..., Any]:
+    def ours(form: str, memory: Any, cache: bool) -> Contender:
+        made = plan(rows, width, vocabulary, torch.bfloat16, memory, device, form=form, cache=cache)  # type: ignore[arg-type]
+
         def run(hidden: Tensor, weight: Tensor, targets: Tensor) -> Any:
-            if device == "cuda":
-                from aer_lightning.kernels import fused
+            fitting = made if hidden.shape[0] == rows else None
+            return linear_token_stats(hidden, weight, targets, None, 1.0, backend, memory, plan=fitting)  # type: ignore[arg-type]
 
-                fused.FORWARD = fused.BACKWARD = form
-            return linear_token_stats(hidden, weight, targets, None, 1.0, backend, workspace, logits_cache=cache)
-
-        return run  # type: ignore[return-value]
-
-    found = []
-    for form in ("rows", "product") if device == "cuda" else ("rows",):
-        found.append(Contender(f"ours, {form}, strict", ours(form, "none", STRICT_MB), 6))
-        found.append(Contender(f"ours, {form}, cached", ours(form, "auto", cached_mb)))
-    found.append(
-        Contender(
-            "chunked torch (ours)", lambda h, w, t: linear_token_stats(h, w, t, None, 1.0, "chunked", STRICT_MB, logits_cache="none"), 6
+        kind = "cached" if made.cached else "strict"
+        return Contender(
+            f"ours, {made.form}, {kind}, {memory} MiB", run, 4 if made.cached else 8 if made.two_passes else 6, sum(made.seconds)
         )
-    )
+
+    found: list[Contender] = []
+    whole = int(rows * vocabulary * 2 / 2**20 * 1.05) + STRICT_MB
+    for form in ("rows", "product") if device == "cuda" else ("torch",):
+        found.append(ours(form, STRICT_MB, False))
+    found.append(ours("rows" if device == "cuda" else "torch", whole, True))
+    found.append(Contender("ours, the trainer's default", lambda h, w, t: linear_token_stats(h, w, t, None, 1.0, backend)))  # type: ignore[arg-type, return-value]
+    if device == "cuda":
+        torch_backend = Contender("ours, torch backend", lambda h, w, t: linear_token_stats(h, w, t, None, 1.0, "torch", STRICT_MB), 6)  # type: ignore[arg-type, return-value]
+        found.append(torch_backend)
     found.append(Contender("plain torch, fp32 log_softmax", plain))
     found.append(Contender("torch.compile of it", torch.compile(plain)))
     return found + peers()
-
-
-def peers() -> list[Contender]:
-    """The public kernels that are installed."""
-    found = []
-    try:
-        from cut_cross_entropy import linear_cross_entropy
-
-        found.append(
-            Contender("cut-cross-entropy, logprob only", lambda h, w, t: (-linear_cross_entropy(h, w, t, reduction="none"), None), 6)
-        )
-    except ImportError:
-        print("cut-cross-entropy is not installed: left out")
-    try:
-        from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
-
-        def liger(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, None]:
-            loss = liger_fused_linear_cross_entropy(hidden, weight, targets, reduction="sum")
-            return -(loss[0] if isinstance(loss, tuple) else loss), None
-
-        # It computes the gradients in the forward pass.
-        found.append(Contender("liger-kernel, sum of logprobs only", liger, 4))
-    except ImportError:
-        print("liger-kernel is not installed: left out")
-    return found
 
 
 class Clock:
@@ -172,6 +141,7 @@ def timing(contender: Contender, shape: tuple[int, int, int], clock: Clock, rate
         "backward_ms": backward,
         "both_ms": total,
         "limit_ms": limit,
+        "roofline_ms": None if contender.roofline is None else contender.roofline * 1e3,
         "share_of_limit": limit / total,
         "peak_bytes": peak,
     }
@@ -182,7 +152,7 @@ def accuracy(contender: Contender, shape: tuple[int, int, int], device: str) -> 
     hidden, weight, targets = inputs((min(shape[0], ACCURACY_ROWS), *shape[1:]), device)
     exact_leaves = (hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_())
     results = contender.function(hidden, weight, targets)
-    exact = linear_token_stats(*exact_leaves, targets, backend="chunked", workspace_mb=1024)
+    exact = linear_token_stats(*exact_leaves, targets, backend="torch", memory_mb=4096)
     logprob = exact[0] if results[0].ndim else exact[0].sum()
     exact_gradients = torch.autograd.grad(loss_of((logprob, None if results[1] is None else exact[1])), exact_leaves)
     gradients = torch.autograd.grad(loss_of(results), (hidden, weight))
@@ -202,7 +172,7 @@ def logits_kernels(shape: tuple[int, int, int], clock: Clock, rates: dict[str, f
     targets = torch.randint(0, vocabulary, (rows,), device=clock.device)
     size = logits.numel() * 2
     found = []
-    backend = "triton" if clock.device == "cuda" else "chunked"
+    backend = "triton" if clock.device == "cuda" else "torch"
     for in_place in (False, True):
 
         def both(in_place: bool = in_place) -> tuple[float, float]:
@@ -223,14 +193,20 @@ def logits_kernels(shape: tuple[int, int, int], clock: Clock, rates: dict[str, f
     return found
 
 
-def run(shapes: list[tuple[int, int, int]], device: str, only: str, repeats: int, quick: bool) -> dict[str, Any]:
-    clock = Clock(device)
+def run(
+    shapes: list[tuple[int, int, int]], device: str, only: str, repeats: int, quick: bool, minutes: float, before: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Measure; entries of `before` that are not measured again stay."""
+    clock, start = Clock(device), time.monotonic()
     rates = limits(clock, quick)
     print(f"matrix products {rates['matmul_tflops']:.1f} TFLOP/s, copy {rates['copy_tbps']:.3f} TB/s", flush=True)
     entries: list[dict[str, Any]] = []
     for shape in shapes:
         for contender in contenders(shape, device):
             if only not in contender.name:
+                continue
+            if time.monotonic() - start > minutes * 60:
+                print(f"left out, {minutes:g} minutes are over: {shape} {contender.name}", flush=True)
                 continue
             entry: dict[str, Any] = {"shape": shape, "contender": contender.name}
             try:
@@ -244,6 +220,8 @@ def run(shapes: list[tuple[int, int, int]], device: str, only: str, repeats: int
                 torch.cuda.empty_cache()
             entries.append(entry)
             print(*row_of(entry), sep="  ", flush=True)
+    measured = {(*entry["shape"], entry["contender"]) for entry in entries}
+    entries = [entry for entry in before if (*entry["shape"], entry["contender"]) not in measured] + entries
     result: dict[str, Any] = {"rates": rates, "repeats": repeats, "dtype": "bfloat16", "entries": entries}
     if not only or only in "logits":
         result["logits"] = {"shape": shapes[0], "entries": logits_kernels(shapes[0], clock, rates, repeats)}
@@ -290,6 +268,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shape", action="append", help="NxDxV; may be given several times (default: five shapes of language models)")
     parser.add_argument("--only", default="", help="contenders whose name contains this")
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--minutes", type=float, default=8, help="stop measuring after these")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu tries the script, nothing more")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where README.md and results/ are")
     options = parser.parse_args(arguments)
@@ -298,9 +277,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     shapes = [tuple(map(int, shape.split("x"))) for shape in options.shape] if options.shape else SHAPES
     machine = options.machine or (torch.cuda.get_device_name() if options.device == "cuda" else "cpu")
-    result = environment(machine) | run(shapes, options.device, options.only, options.repeats, options.device == "cpu")  # type: ignore[arg-type]
     file = "kernels-" + "-".join("".join(c if c.isalnum() else " " for c in machine.lower()).split()) + ".json"
-    save(result, options.folder / RESULTS.name / file)
+    path = options.folder / RESULTS.name / file
+    before = json.loads(path.read_text())["entries"] if path.exists() else []
+    result = environment(machine) | run(  # type: ignore[arg-type]
+        shapes, options.device, options.only, options.repeats, options.device == "cpu", options.minutes, before
+    )
+    save(result, path)
     replace_section(options.folder / "README.md", "kernels-gpu", markdown(result, file))
     return 0
 

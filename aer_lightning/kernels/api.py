@@ -93,9 +93,7 @@ def logits_token_stats(
     targets = _no_targets(targets, ignore_index) if entropy_only else targets
     if chosen == "reference":
         _check_values(targets, ignore_index, logits.shape[1], per_row)
-        results = reference.logits_token_stats(
-            logits, targets, options.temperature if per_row is None else per_row, ignore_index, options
-        )
+        results = reference.logits_token_stats(logits, targets, options.temperature if per_row is None else per_row, ignore_index, options)
     else:
         if inplace_backward:
             _check_in_place(logits)

@@ -42,17 +42,23 @@ def logits_statistics(
             index = None
         inverse = chosen.inverse(row_temperature, index, kept, dtype)
         top = (chosen.share, chosen.mass) if chosen.top else None
-        merged = backend(chosen.backend).logits_statistics(logits, targets - chosen.start, inverse, chosen.squash, chosen.entropy, top)
-        return _results(*merged, inverse, chosen, kept, index)
+        merged, tops = backend(chosen.backend).logits_statistics(
+            logits, targets - chosen.start, inverse, chosen.squash, chosen.entropy, top
+        )
+        return _results(merged, tops, inverse, chosen, kept, index)
 
 
 @logits_statistics.register_fake
-def _(logits: Tensor, targets: Tensor, row_temperature: Tensor | None, options: str, integers: list[int], numbers: list[float]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(
+    logits: Tensor, targets: Tensor, row_temperature: Tensor | None, options: str, integers: list[int], numbers: list[float]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _fake_results(logits, accumulation_dtype(logits.dtype), Options.decode(options, integers, numbers))
 
 
 @torch.library.custom_op("aer_lightning::logits_gradient_", mutates_args=("gradient",))
-def logits_gradient_(gradient: Tensor, logits: Tensor, targets: Tensor, factors: Tensor, options: str, integers: list[int], numbers: list[float]) -> None:
+def logits_gradient_(
+    gradient: Tensor, logits: Tensor, targets: Tensor, factors: Tensor, options: str, integers: list[int], numbers: list[float]
+) -> None:
     """Write the gradient of the logits into `gradient`, which may be the logits; rows without upstream gradients become exactly 0."""
     chosen = Options.decode(options, integers, numbers)
     with torch.autocast(logits.device.type, enabled=False):
@@ -108,13 +114,14 @@ def linear_statistics(
         cache, maximum = _allocate(hidden, weight, head.rows, chosen)
         keeps = walk.Cache(cache[:, : weight.shape[0]], maximum) if head.plan.cached else None
         engine = backend(chosen.backend).engine(head, chosen.entropy, backward=False)
-        merged = walk.forward(engine, head, keeps, (chosen.share, chosen.mass) if chosen.top else None)
-        return (*_results(*merged, head.inverse, chosen, kept, index), cache, maximum)
+        merged, tops = walk.forward(engine, head, keeps, (chosen.share, chosen.mass) if chosen.top else None)
+        return (*_results(merged, tops, head.inverse, chosen, kept, index), cache, maximum)
 
 
 @linear_statistics.register_fake
 def _(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, row_temperature: Tensor | None, weight_cast: Tensor | None, options: str, integers: list[int], numbers: list[float]
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, row_temperature: Tensor | None, weight_cast: Tensor | None,
+    options: str, integers: list[int], numbers: list[float]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     chosen = Options.decode(options, integers, numbers)
     results = _fake_results(hidden, accumulation_dtype(hidden.dtype, weight.dtype), chosen)
@@ -258,9 +265,9 @@ def make_plan(hidden: Tensor, weight: Tensor, options: Options, bias: bool, cach
         for matrix in (hidden, weight)
     )  # fmt: skip
     described = device_of(hidden.device, options.backend == "triton")
-    memory = automatic_budget(hidden.device, described) / MIB if options.memory == "auto" else options.memory
+    memory = automatic_budget(hidden.device, described) / MIB if isinstance(options.memory, str) else options.memory
     return plan(
-        *hidden.shape, weight.shape[0], product_dtype(hidden.dtype, weight.dtype), memory, described,
+        hidden.shape[0], hidden.shape[1], weight.shape[0], product_dtype(hidden.dtype, weight.dtype), memory, described,
         weight_dtype=weight.dtype, gradient=gradient, cache=cache, top=options.top, plain=not options.squash and not options.top, bias=bias,
         aligned=aligned, form="torch" if options.backend == "torch" else "auto",
     )  # fmt: skip

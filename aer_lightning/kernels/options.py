@@ -45,7 +45,7 @@ class Options:
         return self.scale / self.softcap if self.softcap else 0.0
 
     def inverse(self, row_temperature: Tensor | None, rows: Tensor | None, mask: Tensor | None, dtype: torch.dtype) -> Tensor | float:
-        """What x is multiplied with, 1 / T in short: a float, or ``[n]`` of the selected `rows`; 1 where `mask` says that none is needed."""
+        """What x is multiplied with, 1 / T in short: a float, or ``[n]`` of the selected `rows`; 1 where `mask` says none is needed."""
         factor = self.softcap or self.scale
         if row_temperature is None:
             return factor / self.temperature
@@ -72,8 +72,8 @@ class Options:
         ignores, automatic = fields["ignores"], fields["automatic"]
         temperature, softcap, scale, share, mass, memory = numbers
         return Options(
-            fields["backend"], made, "auto" if automatic else memory, integers[0] if ignores else None, fields["group"], *integers[1:],
-            temperature, softcap, scale, fields["entropy"], fields["lse"], share, mass, fields["in_place"],
+            fields["backend"], made, "auto" if automatic else memory, integers[0] if ignores else None, fields["group"], integers[1],
+            integers[2], temperature, softcap, scale, fields["entropy"], fields["lse"], share, mass, fields["in_place"],
         )  # fmt: skip
 
 

@@ -56,13 +56,13 @@ INTERPRETER = Device("interpreter", "interpreter", 90, 3, 700, 3.0)
 
 @dataclass(frozen=True)
 class Plan:
-    """The blocks of one call, made before its forward pass and kept for its backward pass.
+    """The blocks of one call, made before its forward pass and kept for its backward pass. Three forms.
 
     ``torch`` works in torch operations; ``rows`` writes a block of fp32 logits with the library's product and reads it with a row kernel;
     ``product`` is one Triton kernel, product and statistics (or gradient) together.
     """
 
-    form: Literal["torch", "rows", "product"]
+    form: str
     tile: tuple[int, int, int]  # rows, columns and depth of a product's tile; (1, columns, 0) of a row kernel's block
     rows: int  # of a block
     columns: int
@@ -102,11 +102,12 @@ class Plan:
     def _rates(self) -> tuple[float, float]:
         return self.device.tflops * 1e12 / {2: 1, 4: 12, 8: 24}[self.itemsize], self.device.tbps * 1e12
 
-    def _kernels(self) -> tuple[list[tuple[float, float, float]], list[tuple[float, float, float]]]:
+    def _kernels(self) -> tuple[list[tuple[float, float, float]], ...]:
         """Floating-point operations (at the library's rate), bytes, and bytes of fp32 sums of each kernel."""
         n, d, v, size = self.tokens, self.width, self.vocabulary, self.itemsize
         row_blocks, column_blocks = -(-n // self.rows), -(-v // self.columns)
         logits = 4 if self.form != "product" else 0
+        gradient: list[tuple[float, float, float]]
         work = 2 * n * d * v / self._busy()
         operands = size * (n * d * column_blocks + v * d * row_blocks)
         cast = [(0.0, v * d * (4 + size) * row_blocks, 0.0)] if self.cast else []
@@ -180,9 +181,11 @@ def plan(
         ConfigError: nothing fits; the message says how much would.
     """
     described = device if isinstance(device, Device) else device_of(device)
-    budget = memory if memory == "auto" else int(memory * MIB)
-    if budget == "auto":
-        budget = automatic_budget(torch.device("cpu") if isinstance(device, Device) or device in DEVICES else torch.device(device), described)
+    if memory == "auto":
+        absent = isinstance(device, Device) or device in DEVICES
+        budget = automatic_budget(torch.device("cpu" if absent else device), described)  # type: ignore[arg-type]
+    else:
+        budget = int(memory * MIB)
     made = _plan(N, D, V, dtype, budget, described, weight_dtype or dtype, gradient, cache, top, plain, bias, aligned, form)
     if isinstance(made, int):
         raise ConfigError(f"memory_mb: {memory} MiB is too little for {N} x {D} x {V}; give at least {made * 1.1 / MIB + 0.001:.3f}")
@@ -205,7 +208,9 @@ def _plan(
     for each in forms:
         base = replace(draft, form=each, tile=_tile(each, device, bias, aligned))
         for cached, two_passes in ((True, False), (False, False), (False, True)):
-            may_cache = cache and gradient and ((each == "rows" and not (top and draft.itemsize == 2)) or (each == "torch" and draft.itemsize == accumulator.itemsize))
+            # In 16 bit only what the row kernels can restore, and no threshold: rounding would move tokens over it.
+            half = draft.itemsize < accumulator.itemsize
+            may_cache = cache and gradient and each != "product" and not (half and (top or each == "torch"))
             if (cached and not may_cache) or (two_passes and not gradient):
                 continue
             for rows in _row_candidates(base):
@@ -222,6 +227,8 @@ def _plan(
     if not found:
         least = replace(draft, form=forms[0], rows=1, columns=min(V, 16), two_passes=gradient)
         return sizes.total(least) + (V * TOP_BYTES if top else 0)
+    if device.kind == "cpu":  # whose caches and vector units no roofline describes: whole blocks
+        return min(found, key=lambda each: (not each.cached, each.two_passes, -each.rows * min(each.columns, V), -each.rows))
     fastest = min(each.seconds_with_sums for each in found)
     return min((each for each in found if each.seconds_with_sums <= fastest * 1.005), key=lambda each: (each.bytes, each.seconds_with_sums))
 
@@ -266,20 +273,20 @@ class _Sizes:
         return plan.tokens * (padded * size + (-(-plan.vocabulary // plan.tile[1]) * 4 if size == 2 else 0))
 
 
-def _forms(device: Device, plain: bool) -> tuple[Literal["torch", "rows", "product"], ...]:
+def _forms(device: Device, plain: bool) -> tuple[str, ...]:
     return ("torch",) if device.kind == "cpu" else ("rows", "product") if plain else ("rows",)
 
 
 def _tile(form: str, device: Device, bias: bool, aligned: bool) -> tuple[int, int, int]:
-    """A static table. No choice may spill registers (tests/kernels/test_compiled.py); wide tiles have no room for a bias on every device."""
+    """A static table. No choice may spill registers (tests/kernels/test_compiled.py); wide tiles have no room for a bias."""
     if form == "torch":
         return 1, 1, 0
     if device.kind == "interpreter":
         return (1, 128, 0) if form == "rows" else (32, 32, 32)
     if form == "rows":
-        return 1, 4096, 0
+        return 1, 8192, 0
     if device.capability < 90 or device.capability >= 120:
-        return 128, 128, 32
+        return 128, 128 if device.capability < 90 else 64, 32
     return 128, (256 if aligned and not bias else 128 if aligned or device.capability < 100 else 64), 64
 
 
@@ -299,7 +306,7 @@ def _row_candidates(plan: Plan) -> Iterator[int]:
 def _widest(plan: Plan, sizes: _Sizes, budget: int) -> int:
     """The widest block of columns that the budget allows, rounded to whole waves of tiles; 0 if not even 16 fit."""
     v, rows = plan.vocabulary, min(plan.rows, plan.tokens)
-    if plan.device.kind == "cpu" and not plan.cached:
+    if plan.device.kind == "cpu":
         budget = min(budget, sizes.total(replace(plan, columns=max(16, min(v, CPU_BLOCK_ELEMENTS // rows)))))
     if sizes.total(replace(plan, columns=v)) <= budget:
         return v
@@ -311,7 +318,8 @@ def _widest(plan: Plan, sizes: _Sizes, budget: int) -> int:
     columns = low * unit
     if columns >= 512 and unit == 16 and plan.device.kind == "cuda":
         most = columns // 256
-        columns = 256 * max(range(most, most // 2, -1), key=lambda tiles: (round(busy(rows, 256 * tiles, plan.device.processors), 2), tiles))
+        processors = plan.device.processors
+        columns = 256 * max(range(most, most // 2, -1), key=lambda tiles: (round(busy(rows, 256 * tiles, processors), 2), tiles))
     elif columns >= 128 and unit == 16:
         columns -= columns % 128
     return columns
@@ -336,11 +344,11 @@ def device_of(device: torch.device | str, interpreted: bool = False) -> Device:
 @lru_cache(maxsize=64)
 def _cuda_device(device: torch.device) -> Device:
     found = torch.cuda.get_device_properties(device)
+    capability, processors, memory = found.major * 10 + found.minor, found.multi_processor_count, found.total_memory >> 30
     for name, known in DEVICES.items():
         if name in found.name:
-            return replace(known, capability=found.major * 10 + found.minor, processors=found.multi_processor_count, mixed=_mixed(device))
-    share = found.multi_processor_count / 132
-    return Device(found.name, "cuda", found.major * 10 + found.minor, found.multi_processor_count, 500 * share, 1.5, found.total_memory >> 30, _mixed(device))
+            return replace(known, capability=capability, processors=processors, memory=memory, mixed=_mixed(device))
+    return Device(found.name, "cuda", capability, processors, 500 * processors / 132, 1.5, memory, _mixed(device))
 
 
 def _mixed(device: torch.device) -> bool:

@@ -62,7 +62,9 @@ def gradient_factors(
     upstream: tuple[Tensor | None, Tensor | None, Tensor | None],
     squash: float = 0.0,
 ) -> Tensor:
-    """What the gradient of a row takes, ``[F, n]``: m, ln s, 1 / T, then y, k and e of::
+    """What the gradient of a row takes, ``[F, n]``: m, ln s, 1 / T, then y, k and e of the following.
+
+    ::
 
         dx_v = p_v (k - e l_v), and dx_y = y at the target,        l = (x - m) / T - ln s, p = e^l
 

@@ -51,15 +51,16 @@ def linear_top_logprobs(
     zeros = torch.zeros(hidden.shape[0], dtype=torch.long, device=hidden.device)
     options = {"softcap": softcap, "logit_scale": logit_scale, "logprob_only": True, "return_lse": True}
     lse = api.linear_token_stats(hidden, weight, zeros, bias, temperature, "auto", memory_mb, **options)[2]  # type: ignore[arg-type]
-    blocks = plan(*hidden.shape, weight.shape[0], hidden.dtype, memory_mb, hidden.device, weight_dtype=weight.dtype, gradient=False, plain=False)
+    rows, width, columns = *hidden.shape, weight.shape[0]
+    blocks = plan(rows, width, columns, hidden.dtype, memory_mb, hidden.device, weight_dtype=weight.dtype, gradient=False, plain=False)
     values, ids = lse.new_empty((hidden.shape[0], k)), torch.empty((hidden.shape[0], k), dtype=torch.long, device=hidden.device)
     operand = hidden.dtype if blocks.itemsize == 2 else lse.dtype
     for start, stop in spans(hidden.shape[0], blocks.rows):
         best, where = lse.new_empty((stop - start, 0)), ids[start:stop, :0]
-        rows = hidden[start:stop].to(operand)
+        operands = hidden[start:stop].to(operand)
         for first, last in spans(weight.shape[0], blocks.columns):
             logits = lse.new_empty((stop - start, last - first))
-            product(logits, rows, weight[first:last].to(hidden.dtype).to(operand).T)
+            product(logits, operands, weight[first:last].to(hidden.dtype).to(operand).T)
             if bias is not None:
                 logits += bias[first:last]
             found = logits.topk(min(k, last - first), dim=1)

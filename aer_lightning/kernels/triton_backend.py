@@ -10,7 +10,7 @@ from aer_lightning.kernels.statistics import accumulation_dtype, merge
 from aer_lightning.kernels.triton_common import with_unit_stride
 from aer_lightning.kernels.triton_gradient import launch_gradient
 from aer_lightning.kernels.triton_product import launch_product_gradient, launch_product_statistics
-from aer_lightning.kernels.triton_statistics import as_tensor, launch_statistics, splits_of
+from aer_lightning.kernels.triton_statistics import as_tensor, block_of, launch_statistics, splits_of
 from aer_lightning.kernels.triton_threshold import launch_threshold
 from aer_lightning.kernels.walk import Block, Head, product, rows_of
 
@@ -20,8 +20,9 @@ def logits_statistics(
 ) -> tuple[Tensor, Tensor]:
     """Partial statistics of logits ``[N, V]``, as `walk.forward` gives those of a product."""
     out = logits.new_empty((7 if top else 4, logits.shape[0]), dtype=accumulation_dtype(logits.dtype))
-    processors = device_of(logits.device, interpreted=True).processors
-    _statistics(out, with_unit_stride(logits), None, targets, as_tensor(inverse, out), _squash(squash, out), None, entropy, top, processors)
+    processors, block = device_of(logits.device, interpreted=True).processors, block_of(logits.shape[1])
+    inverse, shift = as_tensor(inverse, out), _squash(squash, out)
+    _statistics(out, with_unit_stride(logits), None, targets, inverse, shift, None, entropy, top, processors, block)
     return out[:4], out[4:]
 
 
@@ -29,7 +30,7 @@ def logits_gradient(gradient: Tensor, logits: Tensor, targets: Tensor, factors: 
     """Write the gradient of logits ``[N, V]`` into `gradient`, which may be the logits themselves."""
     source = with_unit_stride(logits)
     result = gradient if gradient.stride(1) == 1 else torch.empty_like(source)
-    launch_gradient(result, source, None, None, targets, _squash(squash, factors), factors)
+    launch_gradient(result, source, None, None, targets, _squash(squash, factors), factors, block_of(logits.shape[1]))
     if result is not gradient:
         gradient.copy_(result)
 
@@ -44,6 +45,7 @@ class TritonEngine:
 
     def __init__(self, head: Head, entropy: bool, backward: bool) -> None:
         self.plan, self.entropy = head.plan, entropy
+        self.block = head.plan.tile[1] if head.plan.cached else block_of(head.weight.shape[0])
         self.operand, self.full = head.dtypes
         like = head.hidden.new_empty(0, dtype=self.full)
         self.inverse, self.squash = as_tensor(head.inverse, like), _squash(head.squash, like)
@@ -74,7 +76,9 @@ class TritonEngine:
             cache = block.cache.view(torch.float16), block.maximum, block.first // self.plan.tile[1]
         logits = self._project(block)
         bias = None if block.bias is None else block.bias.contiguous()
-        _statistics(out, logits, bias, block.targets, inverse, self.squash, cache, self.entropy, top, self.plan.device.processors)
+        _statistics(
+            out, logits, bias, block.targets, inverse, self.squash, cache, self.entropy, top, self.plan.device.processors, self.block
+        )
 
     def gradient(self, block: Block, factors: Tensor, computed: bool) -> Tensor:
         """See `walk.Engine`."""
@@ -82,16 +86,14 @@ class TritonEngine:
         if not computed and block.cache is not None:
             half = block.maximum is not None and block.maximum.shape[1] > 0
             source = block.cache.view(torch.float16) if half else block.cache
-            maximum = block.maximum if half else None
-            launch_gradient(
-                block.cache, source, maximum, bias, block.targets, self.squash, factors, block.first // self.plan.tile[1] if half else 0
-            )
+            maximum, first_tile = (block.maximum, block.first // self.plan.tile[1]) if half else (None, 0)
+            launch_gradient(block.cache, source, maximum, bias, block.targets, self.squash, factors, self.block, first_tile)
             return block.cache
         result = self._buffer(self.result, block)
         if self.plan.form == "product":
             launch_product_gradient(result, block.hidden, block.weight, bias, block.targets, factors, self.plan)
         else:
-            launch_gradient(result, self._project(block), None, bias, block.targets, self.squash, factors)
+            launch_gradient(result, self._project(block), None, bias, block.targets, self.squash, factors, self.block)
         return result
 
     def _project(self, block: Block) -> Tensor:
@@ -114,17 +116,17 @@ class TritonEngine:
 
 def _statistics(
     out: Tensor, logits: Tensor, bias: Tensor | None, targets: Tensor, inverse: Tensor, squash: Tensor | None,
-    cache: tuple[Tensor, Tensor, int] | None, entropy: bool, top: tuple[float, float] | None, processors: int,
+    cache: tuple[Tensor, Tensor, int] | None, entropy: bool, top: tuple[float, float] | None, processors: int, block: int,
 ) -> None:  # fmt: skip
     rows, columns = logits.shape
     if top:
         mass = out.new_full((1,), top[1]) if top[1] < 1 else None
         launch_threshold(out[4], logits, bias, inverse, squash, top[0], mass)
-        launch_statistics(out.unsqueeze(1), logits, bias, targets, inverse, squash, out[4], columns, cache, entropy)
+        launch_statistics(out.unsqueeze(1), logits, bias, targets, inverse, squash, out[4], -(-columns // block), cache, entropy, block)
         return
-    splits, split_columns = splits_of(rows, columns, processors)
+    splits, split_blocks = splits_of(rows, -(-columns // block), processors)
     partials = out.unsqueeze(1) if splits == 1 else out.new_empty((4, splits, rows))
-    launch_statistics(partials, logits, bias, targets, inverse, squash, None, split_columns, cache, entropy)
+    launch_statistics(partials, logits, bias, targets, inverse, squash, None, split_blocks, cache, entropy, block)
     if splits > 1:
         out[:] = merge(partials, inverse)
 

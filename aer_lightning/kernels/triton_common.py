@@ -49,6 +49,6 @@ def with_unit_stride(matrix: Tensor) -> Tensor:
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()
 
 
-def warps_of(block: int) -> int:
-    """Threads for a block of columns: 16 elements each and more."""
-    return 8 if block >= 2048 else 4
+def warps_of(block: int, wide: bool = False) -> int:
+    """Warps of a row kernel: 32 elements a thread, or 64 (`wide`) where they fit in the registers."""
+    return 8 if block >= 2048 and not wide else 4

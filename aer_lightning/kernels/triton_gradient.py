@@ -6,13 +6,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from aer_lightning.kernels.triton_common import INTERPRETED, LN_2, LOG2_E, LOWEST, load_logits, on_device, warps_of
-
-BLOCK = 128 if INTERPRETED else 4096
+from aer_lightning.kernels.triton_common import LN_2, LOG2_E, LOWEST, load_logits, on_device, warps_of
 
 
 @triton.jit(
-    do_not_specialize=["factor_stride", "column_blocks", "first_tile"],
+    do_not_specialize=["maximum_stride", "factor_stride", "column_blocks", "first_tile"],
     do_not_specialize_on_alignment=["targets", "factors", "cache_maximum"],
 )
 def gradient_kernel(
@@ -30,7 +28,8 @@ def gradient_kernel(
     program = tl.program_id(0)
     row = (program // column_blocks).to(tl.int64)
     number = program % column_blocks
-    offsets = number * BLOCK + tl.arange(0, BLOCK)
+    lanes = tl.arange(0, BLOCK)
+    offsets = number * BLOCK + lanes
     inside = offsets < columns
     DTYPE: tl.constexpr = factors.dtype.element_ty
     factor = factors + row
@@ -62,9 +61,9 @@ def gradient_kernel(
             value = share * (common - tl.where(x >= tl.load(factor + 6 * factor_stride), lean, 0.0))
         else:
             value = share * (common - (slope * LN_2) * exponent)
-        target = tl.load(targets + row)
-        if (target >= number * BLOCK) & (target < (number + 1) * BLOCK):
-            value = tl.where(offsets == target, at_target, value)
+        place = tl.load(targets + row) - number * BLOCK
+        if (place >= 0) & (place < BLOCK):
+            value = tl.where(lanes == place.to(tl.int32), at_target, value)
         if SQUASH:
             value *= 1.0 - x * x
         tl.store(result, value.to(gradient.dtype.element_ty), mask=inside)
@@ -78,13 +77,13 @@ def launch_gradient(
     targets: Tensor,
     squash: Tensor | None,
     factors: Tensor,
+    block: int,
     first_tile: int = 0,
 ) -> None:
     """Write the gradient of logits ``[n, V]``, or of the cache if there are tile maxima."""
     rows, columns = logits.shape
     if rows == 0:
         return
-    block = BLOCK if maximum is not None else min(BLOCK, triton.next_power_of_2(columns))
     column_blocks = -(-columns // block)
     with on_device(logits):
         gradient_kernel[(rows * column_blocks,)](

@@ -76,13 +76,24 @@ def _complete(part, bias, column, columns, BIAS: tl.constexpr):
 
 
 @triton.jit
-def _part_statistics(part, centre, scale, target, column, ENTROPY: tl.constexpr):
-    """Sum, sum below 1, b / ln 2 and x_y of one part."""
+def _piece_statistics(part, centre, scale, target, column, ENTROPY: tl.constexpr):
+    """Sum of what is below 1, how many ones, b / ln 2 and x_y of one piece."""
     at_target = tl.sum(tl.where(column[None, :] == target[:, None], part, 0.0), 1)
     exponent = tl.maximum((part - centre[:, None]) * scale[:, None], LOWEST, propagate_nan=tl.PropagateNan.ALL)
     share = tl.exp2(exponent)
-    weighted = tl.sum(exponent * share, 1) if ENTROPY else at_target * 0.0
-    return tl.sum(share, 1), tl.sum(tl.where(share < 1.0, share, 0.0), 1), weighted, at_target
+    weighted = at_target * 0.0
+    if ENTROPY:
+        weighted = tl.sum(exponent * share, 1)
+    rest = tl.where(share < 1.0, share, 0.0)
+    return tl.sum(rest, 1), tl.sum(share - rest, 1), weighted, at_target
+
+
+@triton.jit
+def _part_statistics(part, centre, scale, target, column, ROWS: tl.constexpr, PART: tl.constexpr, ENTROPY: tl.constexpr):
+    left, right = _halves(part, ROWS, PART)
+    rest, ones, weighted, at_target = _piece_statistics(left, centre, scale, target, column, ENTROPY)
+    r, o, b, z = _piece_statistics(right, centre, scale, target, column + PART // 2, ENTROPY)
+    return rest + r, ones + o, weighted + b, at_target + z
 
 
 @triton.jit(
@@ -123,17 +134,17 @@ def product_statistics_kernel(
         scale = tl.load(inverse_temperature + row * inverse_stride, mask=valid, other=1.0).to(DTYPE) * LOG2_E
         target = tl.load(targets + row, mask=valid, other=-1)
         target = tl.where((target < 0) | (target >= columns), -1, target).to(tl.int32)  # one in the next block is none of this padding
-        total, rest, weighted, at_target = _part_statistics(first, centre, scale, target, column, ENTROPY)
-        s, r, b, z = _part_statistics(second, centre, scale, target, column + PART, ENTROPY)
-        total, rest, weighted, at_target = total + s, rest + r, weighted + b, at_target + z
-        s, r, b, z = _part_statistics(third, centre, scale, target, column + 2 * PART, ENTROPY)
-        total, rest, weighted, at_target = total + s, rest + r, weighted + b, at_target + z
-        s, r, b, z = _part_statistics(fourth, centre, scale, target, column + 3 * PART, ENTROPY)
-        total, rest = total + s, rest + r
-        rest = tl.where(total < 2.0, rest, total - 1.0)
+        column = column_tile * COLUMNS + tl.arange(0, PART // 2)
+        rest, ones, weighted, at_target = _part_statistics(first, centre, scale, target, column, ROWS, PART, ENTROPY)
+        r, o, b, z = _part_statistics(second, centre, scale, target, column + PART, ROWS, PART, ENTROPY)
+        rest, ones, weighted, at_target = rest + r, ones + o, weighted + b, at_target + z
+        r, o, b, z = _part_statistics(third, centre, scale, target, column + 2 * PART, ROWS, PART, ENTROPY)
+        rest, ones, weighted, at_target = rest + r, ones + o, weighted + b, at_target + z
+        r, o, b, z = _part_statistics(fourth, centre, scale, target, column + 3 * PART, ROWS, PART, ENTROPY)
+        rest = rest + r + (ones + o - 1.0)
         result = partials + column_tile.to(tl.int64) * split_stride + row
         tl.store(result, maximum, mask=valid)
-        tl.store(result + statistic_stride, tl.where(maximum == float("-inf"), -1.0, rest), mask=valid)
+        tl.store(result + statistic_stride, rest, mask=valid)
         tl.store(result + 2 * statistic_stride, (weighted + b) * LN_2, mask=valid)
         tl.store(result + 3 * statistic_stride, at_target + z, mask=valid)
 
@@ -153,9 +164,7 @@ def _part_gradient(part, result, bias, column, columns, valid, target, numbers, 
     tl.store(result[:, None] + column[None, :], value.to(result.dtype.element_ty), mask=valid[:, None])
 
 
-@triton.jit(
-    do_not_specialize=["factor_stride", "rows", "columns"], do_not_specialize_on_alignment=["bias", "targets", "factors"]
-)
+@triton.jit(do_not_specialize=["factor_stride", "rows", "columns"], do_not_specialize_on_alignment=["bias", "targets", "factors"])
 def product_gradient_kernel(
     hidden,  # [N, D], or its tensor descriptor
     weight,  # [V, D], or its tensor descriptor

@@ -1,8 +1,9 @@
 """Statistics of rows of logits in one read.
 
-One exp2 an element and one rescaling a block, or the kernel is bound by instructions and not by memory. Logits are shifted by the maximum of
-their block before they are scaled (so a common offset cancels exactly) and never written as probabilities. All row offsets are 64-bit,
-and rows lie on the first grid axis, which is the only one that holds more than 65,535.
+One exp2 an element and one rescaling a block, or the kernel is bound by instructions and not by memory: a thread takes 64 elements, so
+that what is done once a block costs little. Logits are shifted by the
+maximum of their block before they are scaled (so a common offset cancels exactly) and never written as probabilities. All row offsets are
+64-bit, and rows lie on the first grid axis, which is the only one that holds more than 65,535.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from torch import Tensor
 
 from aer_lightning.kernels.triton_common import INTERPRETED, LN_2, LOG2_E, LOWEST, load_logits, on_device, warps_of
 
-BLOCK = 128 if INTERPRETED else 4096
+BLOCK = 128 if INTERPRETED else 8192
 
 
 @triton.jit(
-    do_not_specialize=["statistic_stride", "split_stride", "split_columns", "splits", "first_tile"],
+    do_not_specialize=["inverse_stride", "maximum_stride", "statistic_stride", "split_stride", "split_blocks", "splits", "first_tile"],
     do_not_specialize_on_alignment=["targets", "inverse_temperature", "threshold", "partials", "cache_maximum"],
 )
 def statistics_kernel(
@@ -32,15 +33,15 @@ def statistics_kernel(
     cache,  # [N, V] fp16
     cache_maximum,  # [N, tiles]
     logits_stride, inverse_stride, statistic_stride, split_stride, cache_stride, maximum_stride,
-    columns, split_columns, splits, first_tile,
+    columns, split_blocks, splits, first_tile,
     ENTROPY: tl.constexpr, CACHED: tl.constexpr, BIAS: tl.constexpr, SQUASH: tl.constexpr, TOP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Statistics of columns [split * split_columns, + split_columns) of a row; a program is one (row, split)."""
+    """Statistics of `split_blocks` blocks of BLOCK columns of a row; a program is one (row, split)."""
     program = tl.program_id(0)
     row = (program // splits).to(tl.int64)
     split = program % splits
-    begin = split * split_columns
-    end = tl.minimum(begin + split_columns, columns)
+    begin = split * split_blocks * BLOCK
+    end = tl.minimum(begin + split_blocks * BLOCK, columns)
     DTYPE = partials.dtype.element_ty
     scale = tl.load(inverse_temperature + row * inverse_stride).to(DTYPE) * LOG2_E
     before = tl.load(squash).to(DTYPE) if SQUASH else scale
@@ -106,35 +107,43 @@ def launch_statistics(
     inverse: Tensor,
     squash: Tensor | None,
     threshold: Tensor | None,
-    split_columns: int,
+    split_blocks: int,
     cache: tuple[Tensor, Tensor, int] | None,
     entropy: bool,
+    block: int,
 ) -> None:
     """Write the statistics ``[4 or 7, S, n]`` of logits ``[n, V]``; the cache is (logits in fp16, tile maxima, the first tile)."""
     rows, columns = logits.shape
     if rows == 0:
         return
     kept, maximum, first_tile = cache or (logits, partials, 0)
-    block = BLOCK if cache is not None else min(BLOCK, triton.next_power_of_2(split_columns))
+    wide = bias is cache is squash is threshold is None and logits.stride(0) % 16 == columns % 16 == logits.data_ptr() % 16 == 0
     with on_device(logits):
         statistics_kernel[(rows * partials.shape[1],)](
             logits, logits if bias is None else bias, targets, inverse, inverse if squash is None else squash,
             inverse if threshold is None else threshold, partials, kept, maximum,
-            logits.stride(0), int(inverse.numel() > 1), partials.stride(0), partials.stride(1), kept.stride(0), maximum.stride(0),
-            columns, split_columns, partials.shape[1], first_tile,
+            logits.stride(0), int(inverse.numel() > 1), partials.stride(0), partials.stride(1), kept.stride(0),
+            0 if cache is None else maximum.stride(0),
+            columns, split_blocks, partials.shape[1], first_tile,
             ENTROPY=entropy, CACHED=cache is not None, BIAS=bias is not None, SQUASH=squash is not None, TOP=threshold is not None,
-            BLOCK=block, num_warps=warps_of(block),
+            BLOCK=block, num_warps=warps_of(block, wide),
         )  # fmt: skip
 
 
-def splits_of(rows: int, columns: int, processors: int) -> tuple[int, int]:
-    """How often a row is split, and into how many columns: only as far as the rows alone do not fill the device."""
-    splits = min(max(1, columns // BLOCK), -(-4 * processors // max(1, rows)))
-    split_columns = -(-columns // (splits * BLOCK)) * BLOCK
-    return max(1, -(-columns // split_columns)), split_columns
+def splits_of(rows: int, blocks: int, processors: int) -> tuple[int, int]:
+    """How often a row of `blocks` is split, and into how many: only as far as the rows alone do not fill the device."""
+    splits = min(blocks, -(-4 * processors // max(1, rows)))
+    split_blocks = -(-blocks // splits)
+    return -(-blocks // split_blocks), split_blocks
 
 
 def as_tensor(value: Tensor | float, like: Tensor) -> Tensor:
     """One value per row, or ``[1]``: a tensor, because a float argument would be rounded to fp32 for fp64 as well. Made anew each time:
-    one that is kept would belong to the memory of a CUDA graph, had it been made while that was captured."""
+    one that is kept would belong to the memory of a CUDA graph, had it been made while that was captured.
+    """
     return value.contiguous() if isinstance(value, Tensor) else torch.full((1,), value, dtype=like.dtype, device=like.device)
+
+
+def block_of(vocabulary: int) -> int:
+    """Columns that a program takes at a time: the same for every slice of a vocabulary, or the last would be compiled apart."""
+    return min(BLOCK, triton.next_power_of_2(vocabulary))

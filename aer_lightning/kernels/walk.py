@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from aer_lightning.kernels.planning import SLOTS, Plan
-from aer_lightning.kernels.statistics import accumulation_dtype, finish, merge, product_dtype
+from aer_lightning.kernels.statistics import accumulation_dtype, merge, product_dtype
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,13 @@ class Head:
         return rounded.to(self.dtypes[0])
 
     def block(
-        self, rows: tuple[int, int], columns: tuple[int, int], hidden: Tensor, weight: Tensor, kept: Cache | None, logits: Tensor | None = None
+        self,
+        rows: tuple[int, int],
+        columns: tuple[int, int],
+        hidden: Tensor,
+        weight: Tensor,
+        kept: Cache | None,
+        logits: Tensor | None = None,
     ) -> Block:
         """One block of the logits."""
         return Block(
@@ -76,7 +82,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Cache:
-    """Kept logits: ``[n, V]`` in the accumulation dtype; or in 16 bit as (x - maximum of the tile) / (T ln 2), with those ``[n, tiles]``."""
+    """Kept logits ``[n, V]`` in the accumulation dtype; or in 16 bit (x - maximum of the tile) / (T ln 2), and those ``[n, tiles]``."""
 
     logits: Tensor
     maximum: Tensor
@@ -164,7 +170,14 @@ def backward(
 
 
 def _column_pass(
-    engine: Engine, head: Head, plan: Plan, kept: Cache | None, factors: Tensor, gradients: tuple[Tensor | None, ...], add: bool, alpha: float
+    engine: Engine,
+    head: Head,
+    plan: Plan,
+    kept: Cache | None,
+    factors: Tensor,
+    gradients: tuple[Tensor | None, ...],
+    add: bool,
+    alpha: float,
 ) -> None:
     grad_hidden, grad_weight, grad_bias = gradients
     operand, full = head.dtypes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -66,7 +66,7 @@ class NetworkOptions:
     attn_implementation: str | None = None
     trust_remote_code: bool = False
     backend: Backend = "auto"
-    workspace_mb: int = 256
+    memory_mb: float | Literal["auto"] = "auto"
 
 
 def load_network(folder: str, options: NetworkOptions, lora: Lora | None = None, seed: int = 0) -> PolicyNetwork:
@@ -78,9 +78,7 @@ def load_network(folder: str, options: NetworkOptions, lora: Lora | None = None,
         attn_implementation=options.attn_implementation,
         quantize=lora.quantize if lora is not None else None,
     )
-    network = PolicyNetwork(
-        model, backend=options.backend, workspace_mb=options.workspace_mb, attn_implementation=options.attn_implementation
-    )
+    network = PolicyNetwork(model, backend=options.backend, memory_mb=options.memory_mb, attn_implementation=options.attn_implementation)
     if lora is not None:
         add_adapters(network, lora, seed)
     return network

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from aer_lightning.errors import ConfigError
 from aer_lightning.kernels import linear_token_stats
 from aer_lightning.modules.attention import Segments, cannot_pack, use_packed_attention
 from aer_lightning.rollout import Pack
 
-Backend = Literal["auto", "reference", "chunked", "triton"]
+Backend = Literal["auto", "reference", "torch", "triton"]
 
 
 class PolicyNetwork(nn.Module):
@@ -25,7 +24,7 @@ class PolicyNetwork(nn.Module):
     Args:
         model: a Hugging Face causal LM.
         backend: kernel backend, see ``aer_lightning.kernels``.
-        workspace_mb: bound on the kernels' extra memory, MiB.
+        memory_mb: MiB that the kernels may hold beside inputs, results and gradients; ``auto`` goes by the device's free memory.
         attn_implementation: None for this package's packed attention; a name of transformers' (``flash_attention_2``, ``sdpa``, ...)
             leaves it to that, which finds the sequences of a row by their positions.
 
@@ -33,16 +32,13 @@ class PolicyNetwork(nn.Module):
         padded: whether the model is computed in padded rectangles, because its sequences cannot share a row.
         notice: why, in a line; None otherwise.
         lora: what adapters it has, if any; ``lora_targets``, the layers' names.
-
-    Raises:
-        ConfigError: the model changes its logits after the head in a way that the kernels do not know.
     """
 
     def __init__(
         self,
         model: Any,
         backend: Backend = "auto",
-        workspace_mb: int = 256,
+        memory_mb: float | Literal["auto"] = "auto",
         attn_implementation: str | None = None,
     ) -> None:
         super().__init__()
@@ -50,14 +46,11 @@ class PolicyNetwork(nn.Module):
         self.lora: Any = None
         self.lora_targets: list[str] = []
         self.backend = backend
-        self.workspace_mb = workspace_mb
+        self.memory_mb = memory_mb
+        self._head_cast: tuple[Any, Tensor] | None = None
         config = model.config.get_text_config()
-        if getattr(config, "final_logit_softcapping", None):
-            raise ConfigError(
-                f"model.init_args.pretrained: {config.model_type} caps its logits (final_logit_softcapping), which the fused kernels "
-                "do not support; choose a model without it"
-            )
-        # A constant factor on the logits (Cohere multiplies, Granite divides) is a temperature.
+        self.softcap = getattr(config, "final_logit_softcapping", None)
+        # Cohere multiplies its logits by a constant, Granite divides them.
         self.logit_scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
         reason = cannot_pack(model)
         self.padded = reason is not None
@@ -89,10 +82,28 @@ class PolicyNetwork(nn.Module):
             head.weight,
             targets,
             bias=head.bias,
-            temperature=temperature / self.logit_scale,
+            temperature=temperature,
             backend=self.backend,
-            workspace_mb=self.workspace_mb,
-        )
+            memory_mb=self.memory_mb,
+            weight_cast=self._cast(head.weight),
+            softcap=self.softcap,
+            logit_scale=self.logit_scale,
+        )  # type: ignore[return-value]
+
+    def _cast(self, weight: Tensor) -> Tensor | None:
+        """An fp32 head in the dtype of autocast: one copy that the packs of a training step share, until `release`."""
+        device = weight.device.type
+        if not (self.training and torch.is_grad_enabled() and torch.is_autocast_enabled(device) and weight.dtype == torch.float32):
+            return None
+        dtype = torch.get_autocast_dtype(device)
+        key = (weight.data_ptr(), weight._version, dtype)
+        if self._head_cast is None or self._head_cast[0] != key:
+            self._head_cast = key, weight.detach().to(dtype)
+        return self._head_cast[1]
+
+    def release(self) -> None:
+        """Let go of what the packs of a step share; backward passes that still need it keep it."""
+        self._head_cast = None
 
     def score(self, pack: Pack, temperature: float) -> tuple[Tensor, Tensor]:
         """``forward`` of a pack that lies on this network's device."""

@@ -53,7 +53,7 @@ from aer_lightning.parts import check_part
 from aer_lightning.rollout import EvaluationBatch, Pack, RolloutBatch, RolloutInfo, measure
 
 # Options that ``load_from_checkpoint`` knows from the checkpoint; the others are no plain values, and train a model but are none of it.
-PLAIN = ("pretrained", "reference", "dtype", "attn_implementation", "trust_remote_code", "kernel_backend", "workspace_mb")
+PLAIN = ("pretrained", "reference", "dtype", "attn_implementation", "trust_remote_code", "kernel_backend", "memory_mb")
 
 
 class PolicyModule(pl.LightningModule):
@@ -81,8 +81,9 @@ class PolicyModule(pl.LightningModule):
             a reduction per pack and keeps a whole fp32 gradient on every rank (4 bytes a parameter).
         offload: what waits in host memory while an engine on the same accelerator generates: ``none``, ``optimizer`` (its states) or
             ``all`` (the weights too). Changes no result; without an accelerator there is nothing to do.
-        kernel_backend: ``auto``, ``triton``, ``chunked`` or ``reference``.
-        workspace_mb: bound on the kernels' extra memory, MiB.
+        kernel_backend: ``auto``, ``triton``, ``torch`` or ``reference``.
+        memory_mb: MiB that the kernels may hold beside inputs, results and gradients; ``auto`` goes by the device's free memory.
+        workspace_mb: the former name of ``memory_mb``; refused.
 
     Raises:
         ConfigError: an option is out of range.
@@ -109,7 +110,8 @@ class PolicyModule(pl.LightningModule):
         reduce_gradients: Literal["each_pack", "last_pack"] = "each_pack",
         offload: Offload = "none",
         kernel_backend: Backend = "auto",
-        workspace_mb: int = 256,
+        memory_mb: float | Literal["auto"] = "auto",
+        workspace_mb: int | None = None,
     ) -> None:
         super().__init__()
         if isinstance(lora, Mapping):  # from a checkpoint, whose hyper-parameters are plain values
@@ -120,8 +122,10 @@ class PolicyModule(pl.LightningModule):
             raise ConfigError(f"model.init_args.kl_weight: {kl_weight} is negative; give 0 (no reference) or a positive weight")
         if kl_weight and kl_in == "loss" and kl_estimator == "k1":
             raise ConfigError("model.init_args.kl_estimator: k1 in the loss has no expected gradient; use k2 or k3, or kl_in: reward")
-        if workspace_mb < 1:
-            raise ConfigError(f"model.init_args.workspace_mb: {workspace_mb} MiB is too small; give at least 1")
+        if workspace_mb is not None:
+            raise ConfigError("model.init_args.workspace_mb: memory_mb took its place (auto, or MiB as a hard bound); rename it")
+        if memory_mb != "auto" and memory_mb < 1:
+            raise ConfigError(f"model.init_args.memory_mb: {memory_mb} MiB is too small; give at least 1, or auto")
         self.pretrained = str(resolve_model(pretrained))
         self.reference = str(resolve_model(reference)) if reference else self.pretrained
         check_model_folder(self.pretrained)
@@ -133,7 +137,7 @@ class PolicyModule(pl.LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, lr_scheduler
         self.dtype_name = (lora.base_dtype if lora is not None else None) or dtype
         self.trust_remote_code, self.lora = trust_remote_code, lora
-        self.options = NetworkOptions(dtype, attn_implementation, trust_remote_code, kernel_backend, workspace_mb)
+        self.options = NetworkOptions(dtype, attn_implementation, trust_remote_code, kernel_backend, memory_mb)
         self.gradient_checkpointing, self.compile_layers, self.reduce_gradients = gradient_checkpointing, compile_layers, reduce_gradients
         check_offload(offload)
         self.offload: Offload = offload
@@ -297,6 +301,7 @@ class PolicyModule(pl.LightningModule):
             if not last:
                 with torch.autocast(self.device.type, enabled=False):
                     self.trainer.strategy.backward(total * self.trainer.world_size, None)
+        self.policy.release()  # type: ignore[union-attr]
         if not scored:
             measure(batch.info, batch.samples, self.device, mask_truncated_entropy=batch.mask_truncated_entropy)
         self._note_non_finite(batch, totals)

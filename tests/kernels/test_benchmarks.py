@@ -17,7 +17,7 @@ def script(monkeypatch: pytest.MonkeyPatch):
     import kernels_gpu
 
     yield kernels_gpu
-    for name in ("kernels_gpu", "kernels_common"):
+    for name in ("kernels_gpu", "kernels_common", "kernels_peers"):
         sys.modules.pop(name, None)
 
 
@@ -33,7 +33,7 @@ def test_benchmark_writes_result_and_table(script, tmp_path: Path, monkeypatch: 
     result = json.loads((tmp_path / "results" / "kernels-my-cpu.json").read_text())
     by_name = {entry["contender"]: entry for entry in result["entries"]}
     assert by_name["broken peer"]["failed"] == "ValueError: a peer's own trouble"
-    strict = by_name["ours, rows, strict"]
+    strict = by_name["ours, torch, strict, 1024 MiB"]
     assert strict["error"]["logprob"] < 1e-5 and strict["error"]["grad_weight"] < 3e-3 and strict["both_ms"] > 0
     # 8 NDV operations at the measured rate
     assert strict["limit_ms"] == pytest.approx(8 * 64 * 16 * 2000 / result["rates"]["matmul_tflops"] / 1e9)
@@ -43,7 +43,7 @@ def test_benchmark_writes_result_and_table(script, tmp_path: Path, monkeypatch: 
         "old" not in readme
         and readme.startswith("before\n")
         and readme.endswith("after\n")
-        and "| ours, rows, strict |" in readme.replace("64 x 16 x 2000 ", "")
+        and "| ours, torch, strict, 1024 MiB |" in readme.replace("64 x 16 x 2000 ", "")
     )
 
 

@@ -42,7 +42,13 @@ def plan_of(setting: Setting, rows: int, width: int, vocabulary: int, dtype: tor
 
 
 def check(
-    setting: Setting, data: dict[str, Any], bias: bool = True, temperature: Any = None, ignore: Any = None, direct: bool = False, **options: Any
+    setting: Setting,
+    data: dict[str, Any],
+    bias: bool = True,
+    temperature: Any = None,
+    ignore: Any = None,
+    direct: bool = False,
+    **options: Any,
 ) -> None:
     """Compare results and gradients with those of plain torch in fp64 on the same inputs."""
     names = ["hidden", "weight", *(["bias"] if bias else [])]
@@ -124,7 +130,7 @@ def test_blocks_of_rows(setting: Setting, dtype: torch.dtype, two_passes: bool) 
 @linear_settings
 @pytest.mark.parametrize("memory", [0.02, 64])
 def test_master_weights(setting: Setting, memory: float) -> None:
-    """bf16 hidden states and an fp32 weight: products in bf16, of slices of the weight; its gradient is an fp32 sum that nothing rounded."""
+    """bf16 hidden states and an fp32 weight: products in bf16, of slices of the weight; its gradient is an unrounded fp32 sum."""
     data = problem(7, 32, 130, device=setting.device)
     hidden, rounded = data["hidden"].bfloat16(), data["weight"].bfloat16()
     expected = compute(
@@ -194,9 +200,9 @@ def test_rows_without_upstream_gradient(setting: Setting, cache: bool) -> None:
     check(setting, data, cache=cache)
     hidden = data["hidden"].clone()
     hidden[2] = float("nan")
-    gradient = compute(
-        lambda hidden: setting.linear(hidden, data["weight"], data["targets"], cache=cache), [hidden], data["upstream"]
-    )[2][0]
+    gradient = compute(lambda hidden: setting.linear(hidden, data["weight"], data["targets"], cache=cache), [hidden], data["upstream"])[2][
+        0
+    ]
     assert not gradient[[1, 2, 8]].any() and gradient[[0, 3]].any() and gradient.isfinite().all()
 
 

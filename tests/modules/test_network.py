@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from aer_lightning.errors import ConfigError
 from aer_lightning.modules.loading import load_causal_lm
 from aer_lightning.modules.network import PolicyNetwork
 from aer_lightning.rollout import Sample, make_pack
@@ -56,11 +55,38 @@ def test_a_factor_on_the_logits_is_a_temperature(random_model, option, value, fa
     assert torch.allclose(logprob, reference(load(random_model), samples(), 1 / factor)[0], atol=1e-5)
 
 
-def test_capped_logits_are_refused(random_model):
+def test_capped_logits(random_model):
+    """As in Gemma 2: cap tanh(z / cap), before the temperature."""
     model = load(random_model)
-    model.config.final_logit_softcapping = 30.0
-    with pytest.raises(ConfigError, match="final_logit_softcapping"):
-        PolicyNetwork(model)
+    model.config.final_logit_softcapping = 0.05
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(3)
+    pack = make_pack(samples())
+    logprob, entropy = PolicyNetwork(model).score(pack, 0.7)
+    model = load(random_model)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(3)
+    head = model.get_output_embeddings()
+    head.register_forward_hook(lambda module, inputs, logits: 0.05 * torch.tanh(logits / 0.05))
+    wanted = reference(model, samples(), 0.7)
+    assert torch.allclose(logprob, wanted[0], atol=1e-5) and torch.allclose(entropy, wanted[1], atol=1e-5)
+
+
+def test_packs_of_a_step_share_the_cast_of_an_fp32_head(random_model):
+    model = load(random_model)
+    network = PolicyNetwork(model).train()
+    pack = make_pack(samples())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        network.score(pack, 1.0)
+        first = network._head_cast
+        network.score(pack, 1.0)
+        assert first is not None and network._head_cast is first and first[1].dtype == torch.bfloat16
+        with torch.no_grad():
+            model.get_output_embeddings().weight.mul_(2)
+        network.score(pack, 1.0)
+        assert network._head_cast is not first, "a new version of the weights"
+    network.release()
+    assert network._head_cast is None
 
 
 class Largest(TorchDispatchMode):
@@ -82,7 +108,7 @@ class Largest(TorchDispatchMode):
 
 
 def test_no_logits_tensor_of_the_batch_in_a_training_step(tmp_path, monkeypatch):
-    from aer_lightning.kernels import chunked
+    from aer_lightning.kernels import walk
     from tests.conftest import build_model
 
     vocabulary, rows = 30_011, 64
@@ -98,18 +124,18 @@ def test_no_logits_tensor_of_the_batch_in_a_training_step(tmp_path, monkeypatch)
         return run
 
     inner = []
-    for name in ("linear_partials", "linear_backward"):
-        monkeypatch.setattr(chunked, name, inside(getattr(chunked, name)))
+    for name in ("forward", "backward"):
+        monkeypatch.setattr(walk, name, inside(getattr(walk, name)))
     model = load(build_model("qwen3", tmp_path / "wide", vocab_size=vocabulary, hidden_size=16))
     pack = make_pack(samples([(4, 20)] * rows, vocabulary))
-    network = PolicyNetwork(model, workspace_mb=8)
+    network = PolicyNetwork(model, memory_mb=8)
     tokens = len(pack.targets)
     with largest:
         logprob, entropy = network.score(pack, 1.0)
         (logprob.sum() + entropy.sum()).backward()
-    assert inner == ["linear_partials", "linear_backward"], "both passes were looked into"
+    assert inner == ["forward", "backward"], "both passes were looked into"
     assert largest.numel == vocabulary * 16, "the head's gradient is the largest tensor with a vocabulary axis"
-    assert largest.columns * tokens * 4 <= 8 * 2**20, "a block of logits stays within the workspace"
+    assert largest.columns * tokens * 4 <= 8 * 2**20, "a block of logits stays within the budget"
 
 
 def test_dropout_is_off(tmp_path):

@@ -54,7 +54,9 @@ def test_kl_to_the_reference_enters_the_loss_or_the_reward(runs, recorder, tmp_p
     assert any(b.advantage.abs().max() > 0 for b in recorder.batches), "an unsolved group gets an advantage from the KL"
 
 
-@pytest.mark.parametrize("options", [{"kl_weight": -1.0}, {"kl_weight": 0.1, "kl_estimator": "k1"}, {"workspace_mb": 0}])
+@pytest.mark.parametrize(
+    "options", [{"kl_weight": -1.0}, {"kl_weight": 0.1, "kl_estimator": "k1"}, {"memory_mb": 0}, {"workspace_mb": 256}]
+)
 def test_impossible_options(runs, options):
     with pytest.raises(ConfigError, match=r"^model\.init_args\."):
         runs.module(**options)
