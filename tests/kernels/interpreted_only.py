@@ -32,7 +32,7 @@ def test_gradcheck_linear(form: str) -> None:
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"softcap": 2.0, "return_lse": True}, {"entropy_top_share": 0.5}, {"entropy_top_p": 0.7}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"softcap": 2.0, "return_lse": True}], ids=str)
 def test_gradcheck_logits(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     logits = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
@@ -58,7 +58,7 @@ def test_threshold_is_that_of_sorted_rows(share: float, mass: float) -> None:
     from aer_lightning.kernels.triton_threshold import launch_threshold
 
     torch.manual_seed(1)
-    logits = torch.cat((3 * torch.randn(6, 300), torch.randn(2, 300).round(), torch.full((1, 300), -2.0)))  # ties at the edge
+    logits = torch.cat((3 * torch.randn(2, 300), torch.randn(1, 300).round(), torch.full((1, 300), -2.0)))  # ties at the edge
     logits[0, :250] = -torch.inf
     found = torch.empty(len(logits))
     launch_threshold(found, logits, None, torch.ones(1), None, share, torch.tensor([mass]) if mass < 1 else None)
