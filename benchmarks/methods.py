@@ -35,6 +35,7 @@ from aer_lightning.algorithms import (
     PositiveAdvantageObjective,
     PositiveWeightRule,
     REPORObjective,
+    SelfAnchoredController,
     SkyworkController,
     STAREObjective,
     SureWeightRule,
@@ -42,12 +43,18 @@ from aer_lightning.algorithms import (
     entropy_bonus,
     peak_entropy_mask,
 )
+from aer_lightning.assets import resolve_model
+from aer_lightning.modules.loading import load_causal_lm
+from aer_lightning.modules.network import PolicyNetwork
+from aer_lightning.rollout import Sample, make_pack
 
 ROOT = FOLDER.parent
 RESULT = RESULTS / "methods.json"
 PAGE = ROOT / "docs/methods.md"
 PICTURE = ROOT / "docs/images/methods.png"
 INITIAL, TARGET = 0.5, 0.25  # nat
+LOAD: dict[str, Any] = {"dtype": "float32", "trust_remote_code": False, "attn_implementation": None}
+STEP = 80, 20  # responses and tokens of the passes of the model that are timed
 RESPONSES, LENGTH = 64, 1024  # of the loss that is timed
 
 
@@ -79,8 +86,12 @@ METHODS = [
         "Skywork-OR1", "bonus c H while H ≤ target; c ± δ", "target in nat", "`SkyworkCoefficient`", "skywork", "2505.22312", CLIP, "whole"
     ),
     Method(
-        "AEnt", "bonus α H; α rests inside a band", "band in nat", "`AEntCoefficient`", "aent",
-        "2509.03493", CLIP, "whole",
+        "AEnt", "bonus α H over the top 60 % of the vocabulary; α rests inside a band", "band in nat", "`AEntCoefficient`", "aent",
+        "2509.03493", CLIP, "whole", "the head twice",
+    ),
+    Method(
+        "SIREN", "bonus on top-p and peak-entropy tokens, coefficient 2c (H_a − H)", "anchor of its own entropy", "`SIRENCoefficient`",
+        "siren", "2509.25133, eq. 9", CLIP, "masked", "the head twice",
     ),
     Method(
         "REPO-R", "A⁺ (1 − ζ log π), A⁻ (1 + ζ log π); ζ doubles below the target, halves above", "anchor (τ 1)",
@@ -143,12 +154,13 @@ def answers(entropies: list[float], target: float) -> dict[str, tuple[str, list[
             alpha, before = step(alpha, entropy, before), entropy
         return seen
 
-    pi, skywork = PIController(), SkyworkController(target=target)
+    pi, skywork, siren = PIController(), SkyworkController(target=target), SelfAnchoredController()
     aent = AEntController(entropy_low=0.8 * target, entropy_high=1.2 * target, lr=0.1)
     return {
         "AER": ("coefficient α", coefficients(lambda alpha, h, before: pi.update(alpha, h, target, before), 0.0)),
         "Skywork-OR1": ("coefficient", coefficients(lambda alpha, h, _: skywork.update(alpha, h), 0.0, skywork.applied)),
         "AEnt": ("coefficient α", coefficients(lambda alpha, h, _: aent.update(alpha, h), 0.0)),
+        "SIREN": ("coefficient α", coefficients(lambda _, h, __: siren.update(h, target), 0.0)),
         "REPO-R": ("advantage scale ζ", follow(ZetaRule())),
         "ADAPO": ("upper clip distance", follow(ClipHighRule())),
         "STARE": ("weight of surprises", follow(GateRule())),
@@ -216,6 +228,32 @@ def costs(repeats: int) -> Iterator[tuple[str, float]]:
         yield name, 1e3 * min(values)
 
 
+def passes(repeats: int) -> dict[str, float]:
+    """Milliseconds of the shipped model on ``STEP``: a training pass, a scoring pass, a training pass with the head twice."""
+    network = PolicyNetwork(load_causal_lm(str(resolve_model("countdown-tiny")), **LOAD))
+    count, n = STEP
+    ids = [[3 + (i + t) % 12 for t in range(n)] for i in range(count)]
+    samples = [Sample("", "", 0, i, row, row, torch.zeros(n), "stop") for i, row in enumerate(ids)]
+    pack = make_pack(samples)
+
+    def train(top: dict[str, float] | None) -> None:
+        logprob, *entropies = network.score(pack, 1.0, top)
+        (logprob.mean() + entropies[-1].mean()).backward()
+
+    def score() -> None:
+        with torch.no_grad():
+            network.score(pack, 1.0)
+
+    work = {"training": lambda: train(None), "scoring": score, "training, the head twice": lambda: train({"entropy_top_p": 0.8})}
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(repeats):
+        for name, run in work.items():
+            started = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: round(1e3 * min(values), 1) for name, values in seconds.items()}
+
+
 def main(argv: list[str] | None = None) -> None:
     """Measure, draw, and fill the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -233,6 +271,7 @@ def main(argv: list[str] | None = None) -> None:
             "threads": options.threads,
             "tokens": RESPONSES * LENGTH,
             "milliseconds": {name: round(value, 2) for name, value in costs(options.repeats)},
+            "passes": passes(options.repeats // 5 + 1),
         }
         save(result, RESULT)
     entropies = trajectory()
@@ -243,9 +282,13 @@ def main(argv: list[str] | None = None) -> None:
         rows.append([m.name, m.rule, m.needs, m.code, f"`{m.overlay}`", cost, m.source])
     header = ["method", "rule", "needs", "callback, objective", "overlay", "cost per step", "source (arXiv)"]
     replace_section(PAGE, "methods", table(header, rows))
-    where = f"torch {result['versions']['torch']}, {result['machine']}, {result['date']}"
-    what = f"the loss over the statistics of {result['tokens']:,} tokens, fp32, {result['threads']} thread"
-    note = f"Cost: forward and backward of {what}, the fastest of many, the methods taking turns; {where}."
+    where = f"torch {result['versions']['torch']}, {result['threads']} thread, {result['machine']}, {result['date']}"
+    training, scoring, twice = result["passes"].values()
+    note = (
+        f"Cost: forward and backward of the loss over the statistics of {result['tokens']:,} tokens in fp32, the fastest of many, the "
+        f"methods taking turns. For comparison the shipped model on a step of {STEP[0]} responses of {STEP[1]} tokens: {training} ms for "
+        f"forward and backward, {twice} ms with the head twice, {scoring} ms for a scoring pass ({where})."
+    )
     replace_section(PAGE, "cost", note)
 
 

@@ -12,7 +12,7 @@ from aer_lightning.overlays import check_overlays, config_files
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
-METHODS = ["fixed_entropy", "skywork", "aent", "ablation/no_difficulty", "ablation/no_anchor", "ablation/no_controller"]
+METHODS = ["fixed_entropy", "skywork", "aent", "siren", "ablation/no_difficulty", "ablation/no_anchor", "ablation/no_controller"]
 RIVALS = ["repo_r", "adapo", "stare", "entropic", "pos_adv"]
 
 

@@ -9,6 +9,7 @@ from aer_lightning.callbacks.fixed_coefficient import FixedCoefficient
 from aer_lightning.callbacks.global_coefficient import GlobalCoefficient
 from aer_lightning.callbacks.positive_advantage import PositiveAdvantageWeight
 from aer_lightning.callbacks.repo import REPORScale
+from aer_lightning.callbacks.siren import SIRENCoefficient
 from aer_lightning.callbacks.skywork import SkyworkCoefficient
 from aer_lightning.callbacks.stare import STAREGate
 
@@ -22,6 +23,7 @@ __all__ = [
     "GlobalCoefficient",
     "PositiveAdvantageWeight",
     "REPORScale",
+    "SIRENCoefficient",
     "STAREGate",
     "SkyworkCoefficient",
 ]

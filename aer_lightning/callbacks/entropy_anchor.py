@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 
 from aer_lightning.algorithms.controllers import check_target, target_entropy
-from aer_lightning.callbacks.stack import EntropyCallback, read_batch
+from aer_lightning.callbacks.stack import EntropyCallback, read_batch, regularised_entropy
+from aer_lightning.errors import ConfigError
 
 
 class EntropyAnchor(EntropyCallback):
@@ -19,16 +20,19 @@ class EntropyAnchor(EntropyCallback):
     Args:
         tau: share of H_0 to hold, above 0.
         absolute: a target in nat that takes the place of tau H_0; null for none.
+        measure: ``whole`` for H_k, or ``regularised`` for the part of it that the coefficient regularises (SIREN's self-anchor).
 
     Raises:
-        ConfigError: tau or absolute is not positive.
+        ConfigError: tau or absolute is not positive, or measure is none of the names.
     """
 
     role = "anchor"
 
-    def __init__(self, tau: float = 0.4, absolute: float | None = None) -> None:
+    def __init__(self, tau: float = 0.4, absolute: float | None = None, measure: Literal["whole", "regularised"] = "whole") -> None:
         check_target(tau, absolute)
-        self.tau, self.absolute = tau, absolute
+        if measure not in ("whole", "regularised"):
+            raise ConfigError(f"measure: must be whole or regularised, got {measure!r}")
+        self.tau, self.absolute, self.measure = tau, absolute, measure
         self.anchor: float | None = None
 
     @property
@@ -45,15 +49,16 @@ class EntropyAnchor(EntropyCallback):
 
         The first rollout's H_k is the initial policy's whenever it is read: it is measured before that rollout's first update.
         """
-        if self.anchor is None:
-            self.anchor = batch.info.entropy
+        entropy = batch.info.entropy if self.measure == "whole" else regularised_entropy(batch)
+        if self.anchor is None and (self.measure == "whole" or batch.last):
+            self.anchor = entropy
         batch.target_entropy = self.target
         if batch.last:
-            assert self.target is not None
+            assert self.anchor is not None and self.target is not None
             values = {
                 "aer/anchor_entropy": self.anchor,
                 "aer/target_entropy": self.target,
-                "aer/entropy_over_target": batch.info.entropy / self.target,
+                "aer/entropy_over_target": entropy / self.target,
             }
             pl_module.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
 

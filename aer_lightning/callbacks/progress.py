@@ -120,7 +120,7 @@ def total_rollouts(trainer: pl.Trainer) -> int | None:
 
 def figures(metrics: Mapping[str, Any], total: int | None = None) -> dict[str, str]:
     """Name and text of each figure that has been logged."""
-    value = {k: float(v) for k, v in metrics.items() if k.startswith(("rollout/", "aer/"))}
+    value = {k: float(v) for k, v in metrics.items() if k.startswith(("rollout/", "aer/", "feedback/"))}
     shown: dict[str, str] = {}
     if "rollout/index" in value:
         done = int(value["rollout/index"]) + 1
@@ -134,6 +134,7 @@ def figures(metrics: Mapping[str, Any], total: int | None = None) -> dict[str, s
             shown["H"] = f"{value['rollout/entropy']:.3f}"
     if "aer/alpha" in value:
         shown["alpha"] = f"{value['aer/alpha']:.4f}"
+    shown |= {k.removeprefix("feedback/"): f"{v:.4g}" for k, v in value.items() if k.startswith("feedback/") and k != "feedback/at_limit"}
     if "rollout/generate_tokens_per_second" in value:
         shown["tokens/s"] = f"{value['rollout/generate_tokens_per_second']:,.0f}"
     return shown

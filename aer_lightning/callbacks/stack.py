@@ -67,3 +67,11 @@ def read_batch(batch: Any) -> RolloutBatch:
     if not isinstance(batch, RolloutBatch):
         raise TypeError(f"the entropy callbacks need a RolloutBatch (RolloutDataModule yields them), got {type(batch).__name__}")
     return batch
+
+
+def regularised_entropy(batch: RolloutBatch) -> float:
+    """Mean entropy of a rollout that the bonus regularised, nat: H_k unless a coefficient cut it (``EntropyScope``).
+
+    What was cut is measured in the training passes, so with several optimizer steps a rollout it is the mean over them.
+    """
+    return batch.info.stats.get("regularised_entropy", batch.info.entropy)

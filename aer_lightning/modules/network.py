@@ -60,8 +60,15 @@ class PolicyNetwork(nn.Module):
             use_packed_attention(model)
 
     def forward(
-        self, input_ids: Tensor, position_ids: Tensor, lengths: tuple[int, ...], predicting: Tensor, targets: Tensor, temperature: float
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        lengths: tuple[int, ...],
+        predicting: Tensor,
+        targets: Tensor,
+        temperature: float,
+        top: dict[str, Any] | None = None,
+    ) -> tuple[Tensor, ...]:
         """Token statistics of the completion tokens under softmax(z / temperature) over the whole vocabulary.
 
         Args:
@@ -71,24 +78,27 @@ class PolicyNetwork(nn.Module):
             predicting: [N] place of the state that predicts each completion token.
             targets: [N] the completion tokens.
             temperature: > 0.
+            top: options of the kernel for a second entropy, over the top of the vocabulary; it takes the head's product twice.
 
         Returns:
-            ``logprob`` and ``entropy``, each [N] fp32 in nat.
+            ``logprob`` and ``entropy``, each [N] fp32 in nat, and the second entropy if ``top`` asks for it.
         """
         hidden = self._rectangle(input_ids, lengths) if self.padded else self._row(input_ids, position_ids, lengths)  # [T, D]
         head = self.model.get_output_embeddings()
-        return linear_token_stats(
-            hidden[predicting],
-            head.weight,
-            targets,
-            bias=head.bias,
-            temperature=temperature,
-            backend=self.backend,
-            memory_mb=self.memory_mb,
-            weight_cast=self._cast(head.weight),
-            softcap=self.softcap,
-            logit_scale=self.logit_scale,
-        )  # type: ignore[return-value]
+        states = hidden[predicting]
+        options: dict[str, Any] = {
+            "bias": head.bias,
+            "temperature": temperature,
+            "backend": self.backend,
+            "memory_mb": self.memory_mb,
+            "weight_cast": self._cast(head.weight),
+            "softcap": self.softcap,
+            "logit_scale": self.logit_scale,
+        }
+        statistics = linear_token_stats(states, head.weight, targets, **options)
+        if not top:
+            return statistics
+        return *statistics, linear_token_stats(states, head.weight, targets, entropy_only=True, **top, **options)[1]
 
     def _cast(self, weight: Tensor) -> Tensor | None:
         """An fp32 head in the dtype of autocast: one copy that the packs of a training step share, until `release`."""
@@ -105,9 +115,9 @@ class PolicyNetwork(nn.Module):
         """Let go of what the packs of a step share; backward passes that still need it keep it."""
         self._head_cast = None
 
-    def score(self, pack: Pack, temperature: float) -> tuple[Tensor, Tensor]:
+    def score(self, pack: Pack, temperature: float, top: dict[str, Any] | None = None) -> tuple[Tensor, ...]:
         """``forward`` of a pack that lies on this network's device."""
-        return self(pack.input_ids, pack.position_ids, pack.lengths, pack.predicting, pack.targets, temperature)
+        return self(pack.input_ids, pack.position_ids, pack.lengths, pack.predicting, pack.targets, temperature, top)
 
     def _row(self, input_ids: Tensor, position_ids: Tensor, lengths: tuple[int, ...]) -> Tensor:
         arguments: dict[str, Any] = {}

@@ -22,6 +22,7 @@ from torch import Tensor
 from aer_lightning.algorithms.objectives import (
     ClipObjective,
     CovarianceStatistics,
+    EntropyScope,
     ImportanceWeights,
     LossInputs,
     Metrics,
@@ -29,6 +30,7 @@ from aer_lightning.algorithms.objectives import (
     entropy_bonus,
     finish_metrics,
     kl_loss,
+    masked_mean_metric,
     merge_metrics,
 )
 from aer_lightning.assets import resolve_model
@@ -251,7 +253,8 @@ class PolicyModule(pl.LightningModule):
         """Log-probability and entropy of a pack's completion tokens under the current policy, [N] fp32 each, without gradient."""
         assert self.policy is not None, "the policy is loaded by configure_model"
         with self._evaluating(self.policy):
-            return self.policy.score(pack.to(self.device), temperature)
+            logprob, entropy = self.policy.score(pack.to(self.device), temperature)
+            return logprob, entropy
 
     @torch.no_grad()
     def score_reference(self, pack: Pack, temperature: float) -> Tensor:
@@ -312,17 +315,22 @@ class PolicyModule(pl.LightningModule):
     def _pack_loss(self, batch: RolloutBatch, pack: Pack) -> tuple[Tensor, Metrics, tuple[Tensor, Tensor]]:
         """A pack's share of the step's loss, its metrics, and log-probability and entropy of its completion tokens, [N] each."""
         assert self.policy is not None
-        flat_logprob, flat_entropy = self.policy.score(pack, batch.info.temperature)
+        scope = EntropyScope.of(batch.scalars)
+        flat_logprob, flat_entropy, *top = self.policy.score(pack, batch.info.temperature, scope.top())
         measured = (flat_logprob.detach(), flat_entropy.detach())
         if not len(pack.index):  # another rank has a pack more: take part, and count nothing
-            return 0.0 * (flat_logprob.sum() + flat_entropy.sum()), {}, measured
+            return 0.0 * sum((t.sum() for t in (flat_logprob, flat_entropy, *top)), flat_logprob.new_zeros(())), {}, measured
         logprob, entropy = pack.pad(flat_logprob), pack.pad(flat_entropy)
         inputs = self._loss_inputs(batch, pack, logprob, entropy)
         metrics: Metrics = {}
         if self.importance is not None:
             inputs, metrics = self.importance.apply(inputs)
         loss, objective_metrics = self.objective(inputs)
-        bonus = entropy_bonus(entropy, pack.entropy_mask, batch.entropy_coefficient[pack.index], batch.num_tokens)
+        regularised = pack.pad(top[0]) if top else entropy
+        regularised_mask = scope.mask(regularised, pack.entropy_mask)
+        bonus = entropy_bonus(regularised, regularised_mask, batch.entropy_coefficient[pack.index], batch.num_tokens)
+        if not scope.whole:
+            metrics["regularised_entropy"] = masked_mean_metric(regularised, regularised_mask)
         total = loss - bonus
         metrics |= objective_metrics
         if self.kl_weight and self.kl_in == "loss":
@@ -377,7 +385,10 @@ class PolicyModule(pl.LightningModule):
         if self.trainer.world_size > 1:
             merged = merge_metrics(*gather_objects(self._metrics))
         self._metrics = {}
-        values = {f"train/{name}": value for name, value in finish_metrics(merged).items()}
+        means = finish_metrics(merged)
+        if "regularised_entropy" in means:  # what a coefficient that regularises a part of the entropy follows
+            info.stats["regularised_entropy"] = means.pop("regularised_entropy")
+        values = {f"train/{name}": value for name, value in means.items()}
         values |= {f"rollout/{name}": value for name, value in info.stats.items()}
         values |= {"rollout/index": float(info.index), "rollout/entropy": info.entropy}
         self.log_dict(values, on_step=True, on_epoch=False, batch_size=1)

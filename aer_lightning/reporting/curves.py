@@ -91,6 +91,11 @@ def _entropy(axes: Axes, run: RunMetrics) -> None:
 
 
 def _alpha(axes: Axes, run: RunMetrics) -> None:
+    if run.feedback is not None:
+        name = run.feedback.removeprefix("feedback/")
+        _titled(axes, f"What steers the loss: {name}")
+        _noisy(axes, run, run.feedback, ACCENT)
+        return
     _titled(axes, r"Coefficient $\alpha$")
     if not _noisy(axes, run, "aer/alpha", ACCENT, r"$\alpha$"):
         return

@@ -70,6 +70,11 @@ class RunMetrics:
         """H* in nat, NaN for a run without a target."""
         return self.last("aer/target_entropy")
 
+    @property
+    def feedback(self) -> str | None:
+        """Column of the number by which a rival steers the loss (``feedback/zeta``); None if none does."""
+        return next((name for name in self.columns if name.startswith("feedback/") and name != "feedback/at_limit"), None)
+
     def sources(self) -> list[str]:
         """Held-out sources in the order of their first evaluation."""
         return list(dict.fromkeys(name for evaluation in self.evaluations for name in evaluation.sources))

@@ -56,8 +56,9 @@ def test_the_command_makes_table_and_picture(methods, monkeypatch, tmp_path):
     monkeypatch.setattr(methods, "PICTURE", tmp_path / "methods.png")
     monkeypatch.setattr(methods, "RESULT", tmp_path / "methods.json")
     monkeypatch.setattr(methods, "LENGTH", 16)
+    monkeypatch.setattr(methods, "STEP", (2, 4))
     methods.main(["--repeats", "1", "--machine", "a test"])
-    assert page.read_text().count(" ms") == len(methods.METHODS) and "a test" in page.read_text()
+    assert page.read_text().count(" ms") == len(methods.METHODS) + 3 and "a test" in page.read_text()
     assert (tmp_path / "methods.png").read_bytes()[:4] == b"\x89PNG"
     before = page.read_text()
     methods.main(["--no-cost"])

@@ -304,6 +304,12 @@ def test_objectives_are_chosen_by_class_path():
         f"{path}.CISPOObjective": {"clip_high": 3.0},
         f"{path}.ClipCovObjective": {"clip_share": 0.1},
         f"{path}.KLCovObjective": {"kl_coefficient": 0.5},
+        f"{path}.REPORObjective": {"zeta": 0.01},
+        f"{path}.PositiveAdvantageObjective": {"positive_weight": 0.5},
+        f"{path}.STAREObjective": {"share": 0.2},
+        f"{path}.EntroPICObjective": {"probability": 0.9},
+        f"{path}.SAPOObjective": {"tau_negative": 1.2},
+        f"{path}.GMPOObjective": {"clip_high": 0.3},
     }
     for class_path, init_args in chosen.items():
         config = parser.parse_object({"objective": {"class_path": class_path, "init_args": init_args}})

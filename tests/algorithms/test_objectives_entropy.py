@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from aer_lightning.algorithms.objectives import ClipObjective, LossInputs, entropy_bonus, finish_metrics, peak_entropy_mask
+from aer_lightning.algorithms.objectives import ClipObjective, EntropyScope, LossInputs, entropy_bonus, finish_metrics, peak_entropy_mask
 from aer_lightning.errors import ConfigError
 
 RNG = np.random.default_rng(0)
@@ -86,3 +86,30 @@ def test_the_policy_loss_can_be_kept_to_the_tokens_of_highest_entropy():
         ClipObjective(entropy_quantile=0.8)(clip_inputs())
     with pytest.raises(ConfigError, match=r"^entropy_quantile: "):
         ClipObjective(entropy_quantile=1.0)
+
+
+def test_a_scope_goes_through_a_batchs_scalars_and_says_what_part_is_asked_for():
+    for scope, options in (
+        (EntropyScope(), {}),
+        (EntropyScope(top_share=0.6), {"entropy_top_share": 0.6}),
+        (EntropyScope(top_p=0.8, quantile=0.5), {"entropy_top_p": 0.8}),
+    ):
+        assert EntropyScope.of(scope.scalars() | {"zeta": 1.0}) == scope
+        assert scope.top() == options and scope.whole == (scope == EntropyScope())
+    entropy, mask = torch.tensor(RNG.uniform(0, 2, (B, T))), torch.tensor(MASK)
+    assert torch.equal(EntropyScope(top_p=0.8).mask(entropy, mask), mask)
+    assert torch.equal(EntropyScope(quantile=0.5).mask(entropy, mask), peak_entropy_mask(entropy, mask, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"top_share": 0.0}, "top_share"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"top_p": 0.5, "top_share": 0.5}, "top_p"),
+        ({"quantile": 1}, "quantile"),
+    ],
+)
+def test_impossible_scopes_are_named(options, name):
+    with pytest.raises(ConfigError, match=rf"^{name}: "):
+        EntropyScope(**options)

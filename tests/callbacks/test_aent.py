@@ -23,6 +23,18 @@ def test_it_falls_to_its_floor_above_the_band(stack):
     assert [row["aer/alpha"] for row in rows] == pytest.approx([0.5, 0.1, 0.01]) and rows[-1]["aer/at_limit"] == -1
 
 
+def test_what_it_regularises_and_follows_is_the_clamped_entropy(stack, make_batch):
+    callback = AEntCoefficient(clamp=0.4, entropy_low=0.2, entropy_high=0.4, lr=0.5)
+    batch = make_batch(0.3)
+    batch.info.stats["regularised_entropy"] = 0.1
+    assert stack.step([callback], batch).scalars == pytest.approx({"entropy_top_share": 0.6})
+    assert callback.alpha == pytest.approx(0.05), "0.3 nat is inside the band, 0.1 is not"
+    assert stack.step([AEntCoefficient(clamp=0.0)], make_batch(0.3)).scalars == {}
+    for clamp in (-0.1, 1.0):
+        with pytest.raises(ConfigError, match=r"^clamp: "):
+            AEntCoefficient(clamp=clamp)
+
+
 def test_options_are_checked_when_built():
     with pytest.raises(ConfigError, match=r"^entropy_low: "):
         AEntCoefficient(entropy_low=0.4, entropy_high=0.3)

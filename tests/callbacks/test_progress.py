@@ -30,6 +30,10 @@ def test_figures_of_a_rollout():
     assert figures({}) == {}
 
 
+def test_figures_of_a_rival_name_what_steers_the_loss():
+    assert figures({"rollout/index": 0, "feedback/zeta": -0.00125, "feedback/at_limit": 0.0}) == {"rollout": "1", "zeta": "-0.00125"}
+
+
 def test_figures_of_an_evaluation():
     metrics = {"val/a/pass@8": 0.5, "val/a/pass@1": 0.25, "val/a/x/pass@1": 0.1, "val/a/reward": 0.25, "test/b/pass@1": 0.75, "x": 1.0}
     assert evaluation_parts(metrics) == ["a pass@1 0.250 pass@8 0.500", "b pass@1 0.750"]

@@ -15,14 +15,16 @@ from aer_lightning.algorithms.objectives import ClipCovObjective, ClipObjective,
 from aer_lightning.callbacks.stack import EntropyCallback
 from aer_lightning.modules.policy import PolicyModule
 
+THREE = "--data.init_args.rollouts_per_epoch=3"
 BASELINES = ["grpo", "dapo", "fixed_entropy", "skywork", "clip_cov", "kl_cov", "aent"]
-RIVALS = ["repo_r", "adapo", "stare", "entropic", "pos_adv", "on_policy"]
+RIVALS = ["repo_r", "adapo", "stare", "entropic", "pos_adv", "on_policy", "siren"]
 ABLATIONS = ["no_difficulty", "no_anchor", "no_controller"]
 STACKS = {
     "aer": ["EntropyAnchor", "GlobalCoefficient", "DifficultyCoefficient"],
     "skywork": ["SkyworkCoefficient"],
     "aent": ["AEntCoefficient"],
     "repo_r": ["EntropyAnchor", "REPORScale"],
+    "siren": ["EntropyAnchor", "SIRENCoefficient"],
     "adapo": ["EntropyAnchor", "ADAPOClip"],
     "stare": ["EntropyAnchor", "STAREGate"],
     "entropic": ["EntropyAnchor", "EntroPICWeight"],
@@ -142,10 +144,24 @@ def test_skywork_steps_towards_its_target_and_acts_below_it(fit):
     assert (coefficients(run.rollouts[0]) == 0).all() and torch.allclose(coefficients(run.rollouts[1]), torch.tensor(0.005))
 
 
-def test_aent_moves_by_the_distance_to_its_band(fit):
+def test_aent_moves_by_the_distance_of_the_clamped_entropy_to_its_band(fit):
     run = fit("aent", "--trainer.callbacks.entropy_low=2.0", "--trainer.callbacks.entropy_high=3.0")
-    assert run.column("aer/alpha") == pytest.approx([0.0, 0.1 * (2.0 - run.rows[0]["rollout/entropy"])])
-    assert torch.allclose(coefficients(run.rollouts[1]), torch.tensor(run.rows[1]["aer/alpha"]))
+    first, second = run.rows
+    assert run.column("aer/alpha") == pytest.approx([0.0, 0.1 * (2.0 - first["rollout/regularised_entropy"])])
+    assert torch.allclose(coefficients(run.rollouts[1]), torch.tensor(second["aer/alpha"]))
+    assert 0 < first["rollout/regularised_entropy"] < first["rollout/entropy"]
+    assert second["train/entropy_bonus"] == pytest.approx(second["aer/alpha"] * second["rollout/regularised_entropy"], rel=0.2)
+
+
+def test_siren_is_anchored_at_its_own_masked_entropy(fit):
+    run = fit("siren", THREE, "--trainer.callbacks.coefficient=0.5")
+    anchor = run.rows[0]["rollout/regularised_entropy"]
+    assert run.column("aer/target_entropy") == [anchor] * 3 and anchor > run.rows[0]["rollout/entropy"], "of the peaks"
+    expected = [0.0, *(2 * 0.5 * (anchor - row["rollout/regularised_entropy"]) / 0.2 for row in run.rows[:2])]
+    assert run.column("aer/alpha") == pytest.approx(expected, rel=1e-5) and expected[2] != 0
+    for row, batches in zip(run.rows, run.rollouts, strict=True):
+        assert torch.allclose(coefficients(batches), torch.tensor(row["aer/alpha"]))
+        assert all(b.scalars == {"entropy_top_p": 0.8, "entropy_quantile": 0.8} for b in batches)
 
 
 def test_clip_cov_drops_tokens_of_high_covariance(fit):
@@ -176,9 +192,6 @@ def follows(run, rule, scalar):
         state = rule.update(state, row["rollout/entropy"], row["aer/target_entropy"])
         values.add(state.value)
     assert len(values) > 1, "it moved"
-
-
-THREE = "--data.init_args.rollouts_per_epoch=3"
 
 
 def test_repo_r_rescales_and_follows_the_initial_entropy(fit):

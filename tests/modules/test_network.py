@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from aer_lightning.algorithms import EntropyScope
 from aer_lightning.modules.loading import load_causal_lm
 from aer_lightning.modules.network import PolicyNetwork
 from aer_lightning.rollout import Sample, make_pack
@@ -45,6 +46,44 @@ def test_statistics_are_those_of_the_whole_logits(request, kind, temperature):
     logprob, entropy = PolicyNetwork(load(folder)).score(make_pack(samples()), temperature)
     expected = reference(load(folder).double(), samples(), temperature)
     assert torch.allclose(logprob.double(), expected[0], atol=1e-5) and torch.allclose(entropy.double(), expected[1], atol=1e-5)
+
+
+def top_entropy(logp, scope):
+    """Entropy of each row [V] over the top of its distribution, renormalised, by sorting."""
+    rows = []
+    for row in logp:
+        probability = row.exp().sort(descending=True).values
+        if scope.top_share is not None:
+            count = -int(-scope.top_share * len(row) // 1)
+        else:
+            count = int((probability.cumsum(0) < scope.top_p).sum()) + 1
+        kept = probability[:count] / probability[:count].sum()
+        rows.append(-(kept * kept.log()).sum())
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(
+    "scope", [EntropyScope(top_share=0.6), EntropyScope(top_share=0.05), EntropyScope(top_p=0.8), EntropyScope(top_p=0.3)]
+)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_entropy_over_the_top_of_the_vocabulary_and_its_gradient(random_model, scope, temperature):
+    """Against sorted whole logits in fp64; the first two results stay those of the whole vocabulary."""
+    network, exact = PolicyNetwork(load(random_model)), load(random_model).double()
+    pack = make_pack(samples())
+    logprob, entropy, over_top = network.score(pack, temperature, scope.top())
+    whole = network.score(pack, temperature)
+    assert torch.equal(logprob, whole[0]) and torch.equal(entropy, whole[1]) and (over_top <= entropy + 1e-5).all()
+    parts = []
+    for s in samples():
+        logits = exact(torch.tensor([s.prompt_ids + s.token_ids])).logits[0, len(s.prompt_ids) - 1 : -1]
+        parts.append(top_entropy(torch.log_softmax(logits / temperature, -1), scope))
+    expected = torch.cat(parts)
+    assert torch.allclose(over_top.double(), expected, atol=1e-5)
+    weight = torch.linspace(-1, 1, len(expected))
+    (over_top * weight).sum().backward()
+    (expected * weight.double()).sum().backward()
+    for ours, theirs in zip(network.model.parameters(), exact.parameters(), strict=True):
+        assert torch.allclose(ours.grad.double(), theirs.grad, atol=1e-5)
 
 
 @pytest.mark.parametrize(("option", "value", "factor"), [("logit_scale", 0.5, 0.5), ("logits_scaling", 4.0, 0.25)])

@@ -1,14 +1,13 @@
+import lightning.pytorch as pl
 import pytest
 import torch
 
-from aer_lightning.algorithms.objectives import ClipObjective, ImportanceWeights
+from aer_lightning.algorithms.objectives import ClipObjective, EntropyScope, ImportanceWeights
 from aer_lightning.callbacks import FixedCoefficient
 from aer_lightning.errors import ConfigError
 
 
 def first_gradient(runs, **module_options):
-    import lightning.pytorch as pl
-
     class Keep(pl.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             batch.advantage = torch.sin(batch.sequence_index.float())
@@ -79,6 +78,14 @@ def test_objective_and_importance_are_options(runs, recorder):
     assert not torch.allclose(a, b, atol=1e-5)
 
 
+def test_an_objective_sees_each_tokens_entropy(runs, recorder):
+    module = runs.module(objective=ClipObjective(entropy_quantile=0.5))
+    runs.fit([recorder], data=runs.data(rollouts_per_epoch=1), module=module)
+    lengths = recorder.batches[0].response_lengths.tolist()
+    kept = sum(n - 1 - int(0.5 * (n - 1)) for n in lengths)
+    assert recorder.rollouts[0]["train/entropy_selected"] == pytest.approx(kept / sum(lengths), abs=1e-6)
+
+
 def test_scheduler_steps_once_per_optimizer_step(runs):
     def decay(optimizer):
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
@@ -97,6 +104,41 @@ def test_loss_of_a_rollout_is_the_sum_over_packs(runs, recorder):
     assert one["train/entropy_bonus"] > 0.05
     for name in ("train/loss", "train/entropy_bonus", "train/grad_norm", "train/ratio"):
         assert many[name] == pytest.approx(one[name], abs=1e-5)
+
+
+class Scope(pl.Callback):
+    """Asks for a part of the entropy, as a coefficient's callback does."""
+
+    def __init__(self, **options):
+        self.scope, self.batches = EntropyScope(**options), []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        batch.scalars |= self.scope.scalars()
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.batches.append(batch)
+
+
+@pytest.mark.parametrize("options", [{"quantile": 0.5}, {"top_p": 0.7}, {"top_share": 0.5, "quantile": 0.25}])
+def test_the_bonus_reads_the_part_of_the_entropy_that_was_asked_for(runs, recorder, options):
+    """bonus = alpha x (sum over the masked tokens) / N, so alpha x mean x share; in packs of any size; H_k stays the whole one."""
+    for tokens in (512, 64):
+        scope = Scope(**options)
+        runs.fit([FixedCoefficient(0.3), scope, recorder], data=runs.data(tokens_per_micro_batch=tokens, rollouts_per_epoch=1))
+    runs.fit([FixedCoefficient(0.3), recorder], data=runs.data(rollouts_per_epoch=1))
+    one, many, plain = recorder.rollouts
+    assert one["rollout/entropy"] == pytest.approx(plain["rollout/entropy"], abs=1e-6)
+    for name in ("train/entropy_bonus", "train/loss", "train/grad_norm", "rollout/regularised_entropy"):
+        assert many[name] == pytest.approx(one[name], abs=1e-5), name
+    assert "rollout/regularised_entropy" not in plain and one["train/entropy_bonus"] < plain["train/entropy_bonus"] - 1e-3
+    (batch,) = scope.batches
+    quantile = options.get("quantile")
+    kept = sum(n if quantile is None else n - 1 - int(quantile * (n - 1)) for n in batch.response_lengths.tolist())
+    share = kept / batch.response_lengths.sum().item()
+    assert one["train/entropy_bonus"] == pytest.approx(0.3 * one["rollout/regularised_entropy"] * share, rel=1e-4)
+    if options == {"quantile": 0.5}:
+        peaks = [e[e > e.quantile(0.5)] for e in (s.entropy for s in batch.samples)]
+        assert one["rollout/regularised_entropy"] == pytest.approx(torch.cat(peaks).mean().item(), rel=1e-5)
 
 
 def test_bf16_mixed_precision_trains(runs, recorder):

@@ -53,6 +53,14 @@ def test_a_coefficient_below_zero_is_in_the_picture(make_run, figure):
     assert bottom < -0.1 < top
 
 
+def test_what_steers_the_loss_stands_in_the_place_of_a_coefficient(make_run, figure):
+    run = read_metrics(make_run(rollouts=5))
+    del run.columns["aer/alpha"]
+    run.columns |= {"feedback/at_limit": np.zeros(5), "feedback/clip_high": np.linspace(0.2, 0.6, 5)}
+    curves.draw_curves(run, "title")
+    assert panel(figure[0], "What steers the loss: clip_high").lines[0].get_ydata() == pytest.approx(run.columns["feedback/clip_high"])
+
+
 def test_a_run_without_target_coefficient_and_evaluation_says_so(make_run, figure):
     folder = make_run(target=None, alpha=False)
     run = read_metrics(folder)

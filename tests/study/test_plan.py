@@ -11,7 +11,7 @@ import yaml
 from aer_lightning.study.configuration import callback_names
 from aer_lightning.study.plan import read_plan
 
-RIVALS = {"repo_r", "adapo", "stare", "entropic", "pos_adv", "on_policy"}
+RIVALS = {"repo_r", "adapo", "stare", "entropic", "pos_adv", "on_policy", "siren"}
 METHODS = {"grpo", "dapo", "fixed_entropy", "skywork", "clip_cov", "kl_cov", "aent", "aer", "no_difficulty", "no_anchor", "no_controller"}
 METHODS |= RIVALS
 

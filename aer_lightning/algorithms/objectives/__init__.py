@@ -11,11 +11,11 @@ A minimal use::
 from aer_lightning.algorithms.objectives.aggregation import Aggregation, aggregate
 from aer_lightning.algorithms.objectives.clip import CISPOObjective, ClipObjective
 from aer_lightning.algorithms.objectives.covariance import ClipCovObjective, CovarianceObjective, KLCovObjective
-from aer_lightning.algorithms.objectives.entropy import entropy_bonus, peak_entropy_mask
+from aer_lightning.algorithms.objectives.entropy import EntropyScope, entropy_bonus, peak_entropy_mask
 from aer_lightning.algorithms.objectives.importance import ImportanceWeights, mismatch_metrics
 from aer_lightning.algorithms.objectives.inputs import CovarianceStatistics, LossInputs, Objective
 from aer_lightning.algorithms.objectives.kl import KLEstimator, kl_loss, kl_penalised_rewards, kl_penalty
-from aer_lightning.algorithms.objectives.metrics import Metrics, finish_metrics, merge_metrics, reduces_by_max
+from aer_lightning.algorithms.objectives.metrics import Metrics, finish_metrics, masked_mean_metric, merge_metrics, reduces_by_max
 from aer_lightning.algorithms.objectives.randomness import counter_uniform
 from aer_lightning.algorithms.objectives.repo import REPORObjective
 from aer_lightning.algorithms.objectives.reweighting import EntroPICObjective, PositiveAdvantageObjective, STAREObjective
@@ -30,6 +30,7 @@ __all__ = [
     "CovarianceObjective",
     "CovarianceStatistics",
     "EntroPICObjective",
+    "EntropyScope",
     "GMPOObjective",
     "GSPOObjective",
     "ImportanceWeights",
@@ -49,6 +50,7 @@ __all__ = [
     "kl_loss",
     "kl_penalised_rewards",
     "kl_penalty",
+    "masked_mean_metric",
     "merge_metrics",
     "mismatch_metrics",
     "peak_entropy_mask",

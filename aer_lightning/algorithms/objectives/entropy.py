@@ -1,6 +1,10 @@
-"""The entropy bonus, and the mask that keeps it (or a policy loss) to the tokens of highest entropy."""
+"""The entropy bonus, and what it can be kept to: the tokens of highest entropy, and the top of the vocabulary."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +29,59 @@ def entropy_bonus(entropy: Tensor, mask: Tensor, coefficient: Tensor, num_tokens
     """
     weighted = coefficient.detach()[:, None].to(entropy.dtype) * torch.where(mask, entropy, torch.zeros_like(entropy))
     return weighted.sum() / max(num_tokens, 1.0)
+
+
+@dataclass(frozen=True)
+class EntropyScope:
+    """What an entropy bonus regularises, where it is not the whole vocabulary at every token.
+
+    Callbacks write ``scalars()`` to the batch, the policy reads them back with ``of``.
+
+    Args:
+        top_share: the entropy is that of the distribution over the ceil(top_share V) most probable tokens, renormalised (AEnt's clamped
+            entropy, arXiv 2509.03493); in (0, 1], null for the whole vocabulary.
+        top_p: the same over the fewest tokens that hold this probability (SIREN's top-p mask, arXiv 2509.25133); not both.
+        quantile: only tokens above the quantile of their response count, see ``peak_entropy_mask``; null for all.
+
+    Raises:
+        ConfigError: names the option.
+    """
+
+    top_share: float | None = None
+    top_p: float | None = None
+    quantile: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("top_share", "top_p"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise ConfigError(f"{name}: the part of the vocabulary must be above 0 and at most 1, got {value}")
+        if self.top_share is not None and self.top_p is not None:
+            raise ConfigError("top_p: top_share cuts the same distribution; give one of them")
+        if self.quantile is not None:
+            check_quantile(self.quantile)
+
+    @classmethod
+    def of(cls, scalars: Mapping[str, float]) -> EntropyScope:
+        """From a batch's scalars; what is not among them is not cut."""
+        return cls(*(scalars.get(f"entropy_{name}") for name in ("top_share", "top_p", "quantile")))
+
+    def scalars(self) -> dict[str, float]:
+        """For a batch's scalars."""
+        return {f"entropy_{name}": value for name, value in vars(self).items() if value is not None}
+
+    def top(self) -> dict[str, Any]:
+        """The options of an entropy over the top of the vocabulary (``entropy_top_share``, ``entropy_top_p``); empty for the whole."""
+        return {f"entropy_{name}": getattr(self, name) for name in ("top_share", "top_p") if getattr(self, name) is not None}
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is cut."""
+        return not self.scalars()
+
+    def mask(self, entropy: Tensor, mask: Tensor) -> Tensor:
+        """[B, T] the tokens of ``mask`` that count, given the entropy that is regularised."""
+        return mask if self.quantile is None else peak_entropy_mask(entropy, mask, self.quantile)
 
 
 def peak_entropy_mask(entropy: Tensor, mask: Tensor, quantile: float) -> Tensor:
