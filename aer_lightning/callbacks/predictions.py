@@ -14,8 +14,8 @@ from aer_lightning.callbacks.run_files import append_jsonl, run_folder
 class PredictionLog(BasePredictionWriter):
     """Appends every graded completion of ``predict`` to ``<run folder>/predictions.jsonl``, batch by batch.
 
-    One line each: ``source``, ``id``, ``label``, ``sample``, ``outcome``, ``extracted``, ``finish_reason``, ``tokens``, ``prompt`` and
-    ``completion``.
+    One line each: ``source``, ``id``, ``label``, ``sample``, ``outcome``, ``score``, ``extracted``, ``reason``, ``answer`` (gold),
+    ``finish_reason``, ``tokens``, ``prompt`` and ``completion``.
     With several processes each writes its share, to ``predictions-<rank>.jsonl``.
     """
 

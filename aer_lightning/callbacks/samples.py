@@ -15,7 +15,8 @@ from aer_lightning.rollout import RolloutBatch, Sample
 class SampleLog(pl.Callback):
     """Appends completions of a rollout to ``<run folder>/samples.jsonl`` once it has been trained on; a table where a logger has them.
 
-    One line each: ``rollout``, ``id``, ``label``, ``prompt``, ``completion``, ``reward``, ``outcome``, ``extracted``, ``advantage``,
+    One line each: ``rollout``, ``id``, ``label``, ``prompt``, ``completion``, ``reward`` (as the advantage sees it, shaping included),
+    ``score`` (the verdict's), ``parts`` (of several rewards), ``outcome``, ``extracted``, ``advantage``,
     ``group_accuracy``, ``entropy`` (mean over the completion, nat per token), ``tokens``, ``finish_reason``. Written by rank zero, from
     its own share of the rollout.
 
@@ -64,6 +65,8 @@ def describe(sample: Sample, rollout: int, tokenizer: Any) -> dict[str, Any]:
         "prompt": tokenizer.decode(sample.prompt_ids, skip_special_tokens=False),
         "completion": sample.text,
         "reward": sample.reward,
+        "score": sample.score,
+        "parts": sample.parts,
         "outcome": sample.outcome,
         "extracted": sample.extracted,
         "advantage": sample.advantage,

@@ -13,7 +13,7 @@ from torch import Tensor
 from aer_lightning.data.credit import assign_advantages, covariance_statistics, denominators
 from aer_lightning.data.engines.base import Completion, Engine, GenerationRequest, SamplingParams
 from aer_lightning.data.engines.checksum import checksum, compare_checksums
-from aer_lightning.data.figures import group_figures, outcome_rates, tokens_by_correct
+from aer_lightning.data.figures import group_figures, outcome_rates, part_means, tokens_by_correct
 from aer_lightning.data.grading import completions_as_they_end, generate_and_grade
 from aer_lightning.data.rewards import Grade, OutcomeLimits, Verifier
 from aer_lightning.data.seeds import sample_seed
@@ -204,6 +204,8 @@ class Collector:
                         text=texts[n * samples + i],
                         extracted=grade.extracted,
                         reason=grade.reason,
+                        score=grade.reward,
+                        parts=grade.parts,
                         reward=grade.reward,
                     )
                 )
@@ -250,6 +252,7 @@ class Collector:
         generated = time.perf_counter()
         self._check_verdicts([s for group in groups for s in group])
         stats = group_figures(groups, device) | outcome_rates([s for group in groups for s in group], device) | extra
+        stats |= part_means([s for group in groups for s in group], getattr(stream.verifier, "reward_names", ()), device)
         steps, lengths = self._deal(groups, sizes, rank)
         packs = [plan_packs(step, sizes.tokens, self.policy.padded) for step in lengths]
         samples = [s for step in steps for s in step]

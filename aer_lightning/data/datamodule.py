@@ -20,7 +20,7 @@ from aer_lightning.data.loader import RolloutLoader
 from aer_lightning.data.prompts import CountdownPrompts
 from aer_lightning.data.prompts.base import PromptSource
 from aer_lightning.data.prompts.problems import ProblemPrompts
-from aer_lightning.data.rewards import Grader, OutcomeLimits, Verifier
+from aer_lightning.data.rewards import Grader, OutcomeLimits, Rewards, Verifier
 from aer_lightning.data.shaping import DynamicSampling, OverlongPenalty, Shaping
 from aer_lightning.data.stream import PromptStream
 from aer_lightning.data.tokenizer import load_tokenizer
@@ -67,6 +67,9 @@ class RolloutDataModule(pl.LightningDataModule):
         eval_cache: folder that keeps the completions of evaluations by weights and options, so that one that was stopped goes on where it
             was; none is kept if left out.
         seed: of samples and prompt order; that of ``seed_everything`` if left out.
+        rewards: what a training completion is worth, as a weighted sum: ``[{class_path, weight, init_args, name, timeout_s, process}]``
+            with ``Correctness``, ``Format``, ``Length``, ``HttpReward``, a class with ``score`` or a Python function by its dotted path;
+            the grader's score alone if left out. Accuracy, pass@k and difficulty count correct answers in any case.
         verifier_workers: worker processes for graders that need them.
         verifier_timeout: seconds per answer after which its worker is replaced.
         limits: what to do when too many verdicts are timeouts, errors or bad golds; null for nothing.
@@ -105,6 +108,7 @@ class RolloutDataModule(pl.LightningDataModule):
         eval_batch_prompts: int = 64,
         eval_cache: str | None = None,
         seed: int | None = None,
+        rewards: list[dict[str, Any]] | None = None,
         verifier_workers: int = 2,
         verifier_timeout: float = 5.0,
         limits: OutcomeLimits | None = OutcomeLimits(),  # noqa: B008 (frozen)
@@ -166,6 +170,7 @@ class RolloutDataModule(pl.LightningDataModule):
         self.scoring_pass, self.scoring_tokens = scoring_pass, scoring_tokens_per_micro_batch or 4 * tokens_per_micro_batch
         self.eval_samples, self.eval_batch_prompts, self.eval_cache = eval_samples, eval_batch_prompts, eval_cache
         self.seed, self.limits, self.sleep_engine = seed, limits, sleep_engine
+        self.rewards = None if rewards is None else Rewards.from_config(rewards)
         self._workers, self._timeout = verifier_workers, verifier_timeout
         self._verifiers: list[tuple[Any, Verifier]] = []
         self._collector: Collector | None = None
@@ -234,10 +239,11 @@ class RolloutDataModule(pl.LightningDataModule):
             self._counts_rollouts = True
 
     def _open(self, source: PromptSource, shuffle: bool) -> PromptStream:
-        verifier = next((v for grader, v in self._verifiers if grader == source.grader), None)
+        rewards = self.rewards if shuffle else None  # held-out sources report what their grader says
+        verifier = next((v for grader, v in self._verifiers if grader == source.grader and v.rewards is rewards), None)
         if verifier is None:
             check_part(source.grader, Grader, f"the grader of {source.name}")
-            verifier = Verifier(source.grader, workers=self._workers, timeout_s=self._timeout)
+            verifier = Verifier(source.grader, workers=self._workers, timeout_s=self._timeout, rewards=rewards)
             self._verifiers.append((source.grader, verifier))
         assert self.seed is not None
         stream = PromptStream(source, self.tokenizer, verifier, max_prompt_tokens=self.max_prompt_tokens, seed=self.seed, shuffle=shuffle)

@@ -84,6 +84,7 @@ class EvaluationLoader:
             batch.prompt_ids.append(prompt.id)
             batch.outcomes.append([g.outcome.value for g in verdicts])
             batch.answers.append([None if g.extracted is None else form(g.extracted) for g in verdicts])
+            batch.scores.append([g.reward for g in verdicts])
             batch.lengths.append([c.tokens for c in group])
             batch.truncated.append([c.finish_reason == "length" for c in group])
             batch.rows += [
@@ -93,6 +94,7 @@ class EvaluationLoader:
                     "label": prompt.label,
                     "sample": i,
                     "outcome": grade.outcome.value,
+                    "score": grade.reward,
                     "extracted": grade.extracted,
                     "reason": grade.reason,
                     "answer": prompt.answer,

@@ -40,6 +40,15 @@ def group_figures(groups: Sequence[list[Sample]], device: torch.device | str) ->
     }
 
 
+def part_means(samples: Sequence[Sample], names: Sequence[str], device: torch.device | str) -> dict[str, float]:
+    """Mean score of each reward by name over all ranks, unweighted, as ``reward/<name>``."""
+    if not names:
+        return {}
+    local = [sum(s.parts.get(name, 0.0) for s in samples) for name in names]
+    *sums, total = sum_over_ranks([*local, float(len(samples))], device)
+    return {f"reward/{name}": value / max(total, 1.0) for name, value in zip(names, sums, strict=True)}
+
+
 def tokens_by_correct(samples: Sequence[Sample], responses: int, device: torch.device | str) -> list[float]:
     """[responses + 1] response tokens over all ranks, by how many of the sample's group are correct."""
     counts = [0.0] * (responses + 1)

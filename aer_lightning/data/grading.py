@@ -9,6 +9,7 @@ from typing import Any
 
 from aer_lightning.data.engines.base import Completion, Engine, GenerationRequest, SamplingParams
 from aer_lightning.data.rewards import Grade, Verifier
+from aer_lightning.data.rewards.echo import watch
 
 CHUNK = 16  # completions handed to the verifier at once, at least, while more are to come
 
@@ -49,8 +50,13 @@ def generate_and_grade(
     texts: dict[int, str] = {}
     grades: dict[int, Grade] = {}
 
+    rewards = getattr(verifier, "reward_names", ())
+
+    def item(place: int) -> tuple[Any, ...]:
+        return texts[place], *asked[place], *((len(completions[place].token_ids),) if rewards else ())
+
     def grade(places: Sequence[int]) -> None:
-        verdicts = verifier.grade([(texts[i], *asked[i]) for i in places])
+        verdicts = verifier.grade([item(i) for i in places])
         grades.update(zip(places, verdicts, strict=True))
 
     def drain() -> None:
@@ -79,4 +85,5 @@ def generate_and_grade(
     order = range(len(asked))
     if meanwhile is None and asked:
         grade(list(order))
+    watch(verifier.grader, [item(i) for i in order], [grades[i] for i in order])
     return [completions[i] for i in order], [texts[i] for i in order], [grades[i] for i in order]

@@ -45,12 +45,13 @@ class SourceTable:
         self.distinct = DistinctAnswers(standard_error=True)
         self.distinct_correct = DistinctAnswers(correct_only=True, standard_error=True)
         self.shares = {name: Share(standard_error=True) for name in ("response_length", "truncated", *(o.value for o in Outcome))}
+        self.reward = Share()
         for metric in self.metrics():
             metric.to(device)
 
     def metrics(self) -> list[Metric]:
         """Every metric of the table."""
-        return [*self.passes.values(), *self.by_label.values(), *self._answers().values(), *self.shares.values()]
+        return [*self.passes.values(), *self.by_label.values(), *self._answers().values(), *self.shares.values(), self.reward]
 
     def _answers(self) -> dict[str, ProblemMean]:
         """The metrics of answers rather than verdicts, by name."""
@@ -75,6 +76,8 @@ class SourceTable:
         self.distinct.update(batch.answers)
         self.distinct_correct.update(batch.answers, correct)
         self.shares["response_length"].update(torch.tensor([sum(row) / len(row) for row in batch.lengths]))
+        scores = batch.scores or [[float(right) for right in row] for row in correct]
+        self.reward.update(torch.tensor([sum(row) / len(row) for row in scores]))
         self.shares["truncated"].update(torch.tensor([sum(row) / len(row) for row in batch.truncated]))
         for outcome in Outcome:
             rates = torch.tensor([sum(o == outcome.value for o in row) / len(row) for row in batch.outcomes])
@@ -91,7 +94,7 @@ class SourceTable:
             means, errors = split.compute()
             for label, mean, error in zip(self.labels, means.tolist(), errors.tolist(), strict=True):
                 values |= {f"{label}/pass@{k}": mean, f"{label}/pass@{k}_se": error}
-        values["reward"] = values[Outcome.CORRECT.value]
+        values["reward"] = float(self.reward.compute())
         return {name: value for name, value in values.items() if value == value}  # a figure over no problem is left out
 
 

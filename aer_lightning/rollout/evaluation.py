@@ -17,6 +17,7 @@ class EvaluationBatch:
         outcomes: [P][n] verdicts, see ``Outcome``.
         answers: [P][n] extracted answers in the grader's normal form (equal answers are equal strings), None where there is none.
         lengths: [P][n] tokens.
+        scores: [P][n] what the verdicts are worth; empty for 1 where correct and 0 else.
         truncated: [P][n] whether the length limit ended the completion.
         rows: one plain dictionary per completion, for files.
     """
@@ -28,6 +29,7 @@ class EvaluationBatch:
     answers: list[list[str | None]] = field(default_factory=list)
     lengths: list[list[int]] = field(default_factory=list)
     truncated: list[list[bool]] = field(default_factory=list)
+    scores: list[list[float]] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def to(self, *args: Any, **kwargs: Any) -> EvaluationBatch:

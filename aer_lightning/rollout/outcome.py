@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """Verdict on one completion. Only ``CORRECT`` is worth a reward of 1; every other one is worth 0."""
+    """Verdict on one completion. ``CORRECT`` is worth a reward of 1 and every other one 0, unless the grader gives a score of its own."""
 
     CORRECT = "correct"
     WRONG = "wrong"

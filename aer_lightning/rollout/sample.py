@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -26,7 +26,9 @@ class Sample:
         text: the completion as text (what the verifier read).
         extracted: the answer the verifier found.
         reason: the verifier's words where it has any.
-        reward: what the advantage is made from; 1 for correct, plus any shaping.
+        score: what the verdict is worth; 1 for correct and 0 else, unless the grader or the rewards say otherwise.
+        parts: the scores of several rewards by name, of which ``score`` is the weighted sum.
+        reward: what the advantage is made from: the score, plus any shaping.
         group_accuracy: g(q), the share of the group that is correct.
         advantage: A_i.
         old_logprob: [T] the policy's log-probabilities before the update, nat.
@@ -46,6 +48,8 @@ class Sample:
     text: str = ""
     extracted: str | None = None
     reason: str = ""
+    score: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
     reward: float = 0.0
     group_accuracy: float = 0.0
     advantage: float = 0.0

@@ -198,12 +198,14 @@ def collect(monkeypatch):
         steps=2,
         tokens=20,
         scoring_pass="auto",
+        verifier=None,
         **policy_options,
     ):
         sizes = Sizes(prompts=8, responses=4, steps=steps, tokens=tokens, world_size=world)
 
         def work(rank):
             engine, policy, stream = FakeEngine(shift), FakePolicy(**policy_options), FakeStream(chances)
+            stream.verifier = verifier or stream.verifier
             collector = Collector(
                 engine, policy, FakeTokenizer(), run_seed=1, max_mismatch=max_mismatch, scoring_pass=scoring_pass, scoring_tokens=40
             )
@@ -473,3 +475,33 @@ def test_one_small_step_that_did_not_reach_the_engine_is_found(runs, dtype, read
 
     with pytest.raises(StaleWeightsError, match="did not read" if not reads else "does not serve"):
         runs.fit([FixedCoefficient(0.5)], data=runs.data(engine=engine, rollouts_per_epoch=3, max_mismatch=1.0), module=module)
+
+
+class PartlyPaid(FakeVerifier):
+    """Wrong answers are worth a little, by two rewards of which the tokens decide one."""
+
+    reward_names = ("answer", "short")
+
+    def grade(self, items):
+        grades = []
+        for text, _, _, tokens in items:
+            right, parts = text == "right", {"answer": float(text == "right"), "short": 1.0 / tokens}
+            grades.append(
+                Grade(Outcome.CORRECT if right else Outcome.WRONG, text, score=parts["answer"] + 0.3 * parts["short"], parts=parts)
+            )
+        return grades
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_scores_make_advantages_and_outcomes_make_accuracy(collect, world):
+    results = collect(world, chances=(0, 5, 10), verifier=PartlyPaid())
+    samples = by_place(results)
+    assert all(s.score == s.reward == pytest.approx(s.correct + 0.3 / len(s.token_ids)) for s in samples)
+    groups = [samples[i : i + 4] for i in range(0, 32, 4)]
+    assert all(s.group_accuracy == sum(x.correct for x in group) / 4 for group in groups for s in group)
+    unequal = [g for g in groups if not any(s.correct for s in g) and len({len(s.token_ids) for s in g}) > 1]
+    assert unequal and all(any(s.advantage for s in g) for g in unequal), "a group that is all wrong is told apart by its scores"
+    stats = results[0][0].info.stats
+    assert stats["reward"] == pytest.approx(sum(s.reward for s in samples) / 32)
+    assert stats["correct"] == stats["reward/answer"] == pytest.approx(sum(s.correct for s in samples) / 32)
+    assert stats["reward/short"] == pytest.approx(sum(1 / len(s.token_ids) for s in samples) / 32)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from aer_lightning.data.figures import group_figures, mean_entropy, outcome_rates, tokens_by_correct
+from aer_lightning.data.figures import group_figures, outcome_rates, part_means, tokens_by_correct
 from aer_lightning.rollout import Sample
 
 
@@ -28,9 +28,12 @@ def test_each_outcome_has_a_rate():
     assert rates == {"correct": 0.25, "wrong": 0.25, "unparsed": 0.25, "timeout": 0.25, "error": 0.0, "bad_gold": 0.0}
 
 
-def test_entropy_is_a_mean_over_tokens_not_over_sequences():
-    value, count = mean_entropy([s for g in GROUPS for s in g], "cpu")
-    assert count == 12 and value == pytest.approx((3 * 2 * 1.0 + 6 * 2.0) / 12)
+def test_each_reward_has_a_mean():
+    samples = [s for g in GROUPS for s in g]
+    samples[0].parts = {"format": 1.0, "length": 0.5}
+    samples[1].parts = {"format": 1.0, "length": -0.1}
+    assert part_means(samples, ("format", "length"), "cpu") == pytest.approx({"reward/format": 0.5, "reward/length": 0.1})
+    assert part_means(samples, (), "cpu") == {}
 
 
 def test_tokens_are_counted_by_how_many_of_the_group_are_right():

@@ -120,3 +120,12 @@ def test_sources_do_not_mix():
             alone.update(batch)
         assert {k.removeprefix(f"test/{source}/"): v for k, v in values.items() if k.startswith(f"test/{source}/")} == alone.compute()
     assert values["test/a/pass@1"] != values["test/b/pass@1"]
+
+
+def test_the_reward_is_the_mean_score_and_accuracy_stays_the_share_of_correct_answers():
+    table = SourceTable([], [1], 2)
+    batch = EvaluationBatch("s", [""], ["p"], [["correct", "wrong"]], [["1", None]], [[1, 1]], [[False, False]], [[1.0, 0.3]])
+    table.update(batch)
+    values = table.compute()
+    assert values["reward"] == pytest.approx(0.65)
+    assert values["pass@1"] == values["correct"] == 0.5

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from aer_lightning.rollout.outcome import Outcome
@@ -17,16 +18,28 @@ class Grade:
         extracted: the answer found in the completion, or None.
         reason: a few words for a person, empty where the outcome says it all.
         ms: wall-clock milliseconds that the verdict took.
+        score: what the completion is worth, any finite number; None for 1 where the outcome is correct and 0 where it is not.
+        parts: the scores of several rewards by name, of which ``score`` is the weighted sum.
+
+    Accuracy, pass@k, g(q) and difficulty count outcomes; only advantages are made from scores.
     """
 
     outcome: Outcome
     extracted: str | None = None
     reason: str = ""
     ms: float = 0.0
+    score: float | None = None
+    parts: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.score is not None and not math.isfinite(self.score):
+            raise ValueError(f"score: {self.score} is no finite number")
 
     @property
     def reward(self) -> float:
-        """1.0 for a correct answer, else 0.0."""
+        """The score; without one 1.0 for a correct answer, else 0.0."""
+        if self.score is not None:
+            return float(self.score)
         return 1.0 if self.outcome is Outcome.CORRECT else 0.0
 
 

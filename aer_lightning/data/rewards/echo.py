@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from aer_lightning.data.rewards.base import Grade, Outcome
 
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|[^\w\s]|_")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -38,6 +41,17 @@ def repeats_only(prompt: str, completion: str) -> bool | None:
     """Whether ``completion`` has no number that ``prompt`` lacks; None if it has no number at all."""
     said = set(_NUMBER.findall(completion))
     return said <= set(_NUMBER.findall(prompt)) if said else None
+
+
+def watch(grader: Any, items: Sequence[tuple[Any, ...]], grades: Sequence[Grade]) -> str | None:
+    """``warn_of_echoes`` of the ``(completion, gold answer, prompt, ...)`` items that were found correct.
+
+    Not for a grader whose answers are made of the prompt's numbers, which it says by a true attribute ``answers_from_prompt``.
+    """
+    if getattr(grader, "answers_from_prompt", False):
+        return None
+    correct = (item for item, grade in zip(items, grades, strict=True) if grade.outcome is Outcome.CORRECT)
+    return warn_of_echoes((item[2], item[0]) for item in correct)
 
 
 def warn_of_echoes(rewarded: Iterable[tuple[str, str]]) -> str | None:

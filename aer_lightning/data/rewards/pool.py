@@ -224,7 +224,10 @@ class VerifierPool:
             return Grade(Outcome.TIMEOUT, None, reply["error"], ms)
         if "error" in reply:
             return Grade(Outcome.ERROR, None, reply["error"], ms)
-        return Grade(Outcome(reply["outcome"]), reply["extracted"], reply["reason"], ms)
+        try:
+            return Grade(Outcome(reply["outcome"]), reply["extracted"], reply["reason"], ms, reply["score"], reply["parts"])
+        except ValueError as error:
+            return Grade(Outcome.ERROR, None, str(error), ms)
 
     def _run(self, operation: str, arguments: Sequence[tuple[Any, ...]]) -> list[dict[str, Any]]:
         if not arguments:

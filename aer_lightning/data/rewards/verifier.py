@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from aer_lightning.data.rewards.base import Grade, Grader, Outcome
-from aer_lightning.data.rewards.echo import warn_of_echoes
+from aer_lightning.data.rewards.combine import Rewards
+from aer_lightning.data.rewards.functions import RewardRequest
 from aer_lightning.data.rewards.pool import VerifierPool
 
 
@@ -19,10 +21,13 @@ class Verifier:
         workers: worker processes of an isolated grader.
         timeout_s: wall-clock seconds for one answer; its worker is then killed and replaced.
         memory_mb: address space of one worker, in MiB.
+        rewards: what completions are worth; the grader's score alone if left out.
     """
 
-    def __init__(self, grader: Grader, workers: int = 2, timeout_s: float = 5.0, memory_mb: int = 1024):
-        self.grader = grader
+    def __init__(
+        self, grader: Grader, workers: int = 2, timeout_s: float = 5.0, memory_mb: int = 1024, rewards: Rewards | None = None
+    ) -> None:
+        self.grader, self.rewards = grader, rewards
         # Made in any case: impossible values are refused now, and processes start at the first use.
         self.pool = VerifierPool(grader, workers, timeout_s, memory_mb)
 
@@ -34,6 +39,8 @@ class Verifier:
     def close(self) -> None:
         """End the worker processes. Idempotent."""
         self.pool.close()
+        if self.rewards is not None:
+            self.rewards.close()
 
     def __enter__(self) -> Verifier:
         self.start()
@@ -44,20 +51,30 @@ class Verifier:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy in another process has its own workers."""
-        return type(self), (self.grader, self.pool.workers, self.pool.timeout_s, self.pool.memory_mb)
+        return type(self), (self.grader, self.pool.workers, self.pool.timeout_s, self.pool.memory_mb, self.rewards)
 
     def grade(self, items: Sequence[tuple[Any, ...]]) -> list[Grade]:
-        """Grade ``(completion, gold answer)`` pairs or ``(completion, gold answer, prompt)`` triples; verdicts in the same order.
+        """Grade ``(completion, gold answer)`` pairs, with the prompt's text and the completion's tokens after them if known, in order.
 
-        The prompt's text reaches a grader that has a true attribute ``reads_prompt``, as the third argument of its ``grade``. Where prompts
-        are given, a warning says when most completions that are paid for have no number beyond their prompt's, unless the grader has a true
-        attribute ``answers_from_prompt``.
+        The prompt reaches a grader that has a true attribute ``reads_prompt``, as the third argument of its ``grade``. Then the rewards,
+        if there are any, score the batch, and their weighted sum is the score of each verdict.
         """
-        arguments = items if getattr(self.grader, "reads_prompt", False) else [item[:2] for item in items]
+        arguments = [item[:3] if getattr(self.grader, "reads_prompt", False) else item[:2] for item in items]
         grades = self.pool.grade(arguments) if self.grader.isolated else [self._grade_here(*item) for item in arguments]
-        if not getattr(self.grader, "answers_from_prompt", False):
-            warn_of_echoes((item[2], item[0]) for item, grade in zip(items, grades, strict=True) if grade.reward > 0 and len(item) > 2)
-        return grades
+        if self.rewards is None or not grades:
+            return grades
+        filled = [(*item, "", None)[:4] if len(item) == 2 else (*item, None)[:4] for item in items]
+        return self.rewards.apply(
+            [
+                RewardRequest(text, answer, prompt, grade, tokens)
+                for (text, answer, prompt, tokens), grade in zip(filled, grades, strict=True)
+            ]
+        )
+
+    @property
+    def reward_names(self) -> tuple[str, ...]:
+        """Names of the rewards that are summed; none where the grader's score is all."""
+        return () if self.rewards is None else self.rewards.names
 
     def check_golds(self, answers: Sequence[Any]) -> list[str | None]:
         """For each gold answer the reason why it cannot be graded against, or None."""
@@ -71,4 +88,4 @@ class Verifier:
             grade = self.grader.grade(completion, *answer_and_prompt)
         except Exception as error:  # a fault of the grader on one answer must not end a run of many
             grade = Grade(Outcome.ERROR, None, f"{type(error).__name__}: {str(error)[:200]}")
-        return Grade(grade.outcome, grade.extracted, grade.reason, (time.perf_counter() - start) * 1000)
+        return replace(grade, ms=(time.perf_counter() - start) * 1000)

@@ -134,6 +134,8 @@ def _answer(grader: Any, frame: bytes) -> dict[str, Any]:
             "outcome": grade.outcome.value,
             "extracted": None if grade.extracted is None else str(grade.extracted)[:2000],
             "reason": str(grade.reason)[:500],
+            "score": None if grade.score is None else float(grade.score),
+            "parts": {str(name): float(score) for name, score in grade.parts.items()},
             "ms": (time.perf_counter() - start) * 1000,
         }
     except MemoryError:

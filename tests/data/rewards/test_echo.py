@@ -5,7 +5,7 @@ from echoes import ECHOES, HONEST, REPEATED
 
 from aer_lightning.data.rewards import Grade, MathGrader, Outcome, Verifier
 from aer_lightning.data.rewards.countdown import CountdownGrader
-from aer_lightning.data.rewards.echo import repeats_only, warn_of_echoes, without_echo
+from aer_lightning.data.rewards.echo import repeats_only, warn_of_echoes, watch, without_echo
 
 MODES = ("auto", "boxed", "final_answer", "last_number")
 
@@ -86,12 +86,13 @@ class PaysExpressions(PaysAll):
     answers_from_prompt = True
 
 
-def test_the_verifier_warns_unless_answers_are_made_of_the_prompt():
+def test_a_batch_is_watched_unless_answers_are_made_of_the_prompt():
     items = [("8 + 6", "14", "What is 8 + 6?")] * 8
+    grades = [Grade(Outcome.CORRECT)] * 8
     with pytest.warns(UserWarning, match="8 of 8 rewarded completions"):
-        Verifier(PaysAll()).grade(items)
+        watch(PaysAll(), items, grades)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Verifier(PaysExpressions()).grade(items)
-        Verifier(PaysAll()).grade([item[:2] for item in items])
+        watch(PaysExpressions(), items, grades)
+        watch(PaysAll(), items, [Grade(Outcome.WRONG, score=0.5)] * 8)
     assert CountdownGrader.answers_from_prompt
