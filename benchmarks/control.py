@@ -23,13 +23,15 @@ from aer_lightning.errors import UserError
 from aer_lightning.reporting.plant import identify
 from aer_lightning.reporting.run_metrics import RunMetrics, read_metrics
 from aer_lightning.reporting.style import INK, PALETTE, grid, png, style
-from aer_lightning.reporting.tracking import Tracking, moving_mean, track
+from aer_lightning.reporting.tracking import BAND, Tracking, moving_mean, track
 from aer_lightning.study.command import cores
 from aer_lightning.study.configuration import change, read_yaml
 from aer_lightning.study.plan import Run, read_plan
 from aer_lightning.study.runner import Processes, check_finished, finished, run_all
 
-ROLLOUTS, SEEDS, TAUS = 150, (1, 2, 3), (0.3, 0.5, 0.7)
+ROLLOUTS, TAUS = 150, (0.3, 0.5, 0.7)
+SEEDS = (1, 2, 3)
+TARGET_SEEDS = {0.5: SEEDS, 0.3: (1, 2, 21), 0.7: (2, 3, 22)}  # any three will do; these are the ones that were run
 FORMER = {"controller": "proportional", "eta": 0.03, "alpha_init": 0.05, "alpha_max": 1.0}  # the controller that pi has replaced
 RATE = "model.init_args.optimizer.init_args.lr"
 GROUPS = ("targets", "default", "rates", "weights", "former", "plant")
@@ -54,10 +56,10 @@ class Case:
 
 def cases() -> list[Case]:
     """All of them, in the order in which they are run."""
-    out = [Case("targets", f"pi_tau_{tau}", {"EntropyAnchor.tau": tau}) for tau in (0.5, 0.3, 0.7)]
+    out = [Case("targets", f"pi_tau_{tau}", {"EntropyAnchor.tau": tau}, seeds) for tau, seeds in TARGET_SEEDS.items()]
     out.append(Case("default", "default", {}, SEEDS[:1]))
     for name, rate in (("low", 3.2e-5), ("high", 3.2e-4)):
-        out += [Case("rates", f"pi_lr_{name}_tau_{tau}", {"EntropyAnchor.tau": tau, RATE: rate}, SEEDS[:1]) for tau in (0.5, 0.3, 0.7)]
+        out += [Case("rates", f"pi_lr_{name}_tau_{tau}", {"EntropyAnchor.tau": tau, RATE: rate}, (23,)) for tau in TARGET_SEEDS]
     weights = [("uniform", True), ("hinge", False), ("linear", True), ("gate", True)]
     out += [
         Case(
@@ -96,7 +98,8 @@ def run_of(case: Case, seed: int) -> Run:
 
 def runs_of(name: str, root: Path) -> list[tuple[int, RunMetrics]]:
     """Finished runs of a case by seed."""
-    return [(seed, read_metrics(root / name / f"seed{seed}")) for seed in SEEDS if finished(root / name / f"seed{seed}")]
+    (case,) = (case for case in cases() if case.name == name)
+    return [(seed, read_metrics(root / name / f"seed{seed}")) for seed in case.seeds if finished(root / name / f"seed{seed}")]
 
 
 def write_table(root: Path, path: Path) -> None:
@@ -104,14 +107,23 @@ def write_table(root: Path, path: Path) -> None:
     names = [f.name for f in fields(Tracking)]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["group", "case", "seed", *names, "answer", "answer_error", "reward", "pass@1", "pass@32"])
+        writer.writerow(["group", "case", "seed", *names, "in_band_late", "answer", "answer_error", "reward", "pass@1", "pass@32"])
         for case in cases():
             for seed, run in runs_of(case.name, root):
                 tracked = asdict(track(run)) if case.group != "plant" else dict.fromkeys(names, float("nan"))
                 plant = identify(run.column("rollout/entropy"), run.column("aer/mean_coefficient"))
                 scores = [run.evaluated(source, k)[1] for source in run.sources()[:1] for k in ("pass@1", "pass@32")]
-                last = [float(s[-1]) if len(s) else float("nan") for s in scores]
-                figures = [*tracked.values(), plant.gain, plant.gain_error, float(np.mean(run.column("rollout/reward")[-10:])), *last]
+                last = [float(s[-1]) if len(s) else float("nan") for s in scores or [[], []]]
+                late = run.column("rollout/entropy")[len(run) // 2 :]
+                in_band = float(np.mean(np.abs(late / run.target - 1) <= BAND))
+                figures = [
+                    *tracked.values(),
+                    in_band,
+                    plant.gain,
+                    plant.gain_error,
+                    float(np.mean(run.column("rollout/reward")[-10:])),
+                    *last,
+                ]
                 writer.writerow([case.group, case.name, seed, *(f"{v:.4g}" for v in figures)])
 
 
@@ -137,9 +149,8 @@ def draw_responses(root: Path) -> bytes:
         figure, axes = grid(6, 3, width=3.2, height=2.3)
         for i, tau in enumerate(TAUS):
             shown = [("proportional", run, PALETTE[1]) for _, run in runs_of(f"proportional_tau_{tau}", root)]
-            shown += [
-                (f"pi, seed {seed}", run, PALETTE[j]) for (seed, run), j in zip(runs_of(f"pi_tau_{tau}", root), (0, 3, 4), strict=False)
-            ]
+            colours = dict(zip(TARGET_SEEDS[tau], (PALETTE[0], PALETTE[3], PALETTE[4]), strict=True))
+            shown += [(f"pi, seed {seed}", run, colours[seed]) for seed, run in runs_of(f"pi_tau_{tau}", root)]
             draw_panel(axes[i], f"H / H* (mean of ten), tau {tau}", shown)
             draw_panel(axes[3 + i], "alpha", shown, alpha=True)
         return png(figure, dpi=80)
@@ -151,7 +162,7 @@ def draw_rates(root: Path) -> bytes:
         figure, axes = grid(3, 3, width=3.2, height=2.3)
         for panel, tau in zip(axes, TAUS, strict=True):
             names = [("lr / 3.2", f"pi_lr_low_tau_{tau}", 4), ("lr", f"pi_tau_{tau}", 0), ("lr x 3.2", f"pi_lr_high_tau_{tau}", 1)]
-            shown = [(label, run, PALETTE[j]) for label, name, j in names for seed, run in runs_of(name, root) if seed == SEEDS[0]]
+            shown = [(label, run, PALETTE[j]) for label, name, j in names for _, run in runs_of(name, root)[:1]]
             draw_panel(panel, f"H / H* (mean of ten), tau {tau}", shown)
         return png(figure, dpi=80)
 
