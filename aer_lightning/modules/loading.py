@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 
-from aer_lightning.errors import DataError
+from aer_lightning.errors import ConfigError, DataError
 from aer_lightning.modules.adapters import Lora, add_adapters
 from aer_lightning.modules.network import Backend, PolicyNetwork
+from aer_lightning.modules.sharded_start import read_shards, unreadable, weight_files, without_storage
+from aer_lightning.modules.sharding import shard_fsdp2
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -69,22 +74,86 @@ class NetworkOptions:
     memory_mb: float | Literal["auto"] = "auto"
 
 
-def load_network(folder: str, options: NetworkOptions, lora: Lora | None = None, seed: int = 0) -> PolicyNetwork:
-    """A network of the model in a folder, with fresh adapters where ``lora`` asks for them, drawn with ``seed``."""
-    model = load_causal_lm(
-        folder,
-        dtype=(lora.base_dtype if lora is not None else None) or options.dtype,
-        trust_remote_code=options.trust_remote_code,
-        attn_implementation=options.attn_implementation,
-        quantize=lora.quantize if lora is not None else None,
-    )
+@dataclass(frozen=True)
+class Sharding:
+    """Over which processes FSDP2 shards a network, on which device its shards lie, and the dtype of gathered parameters."""
+
+    mesh: Any
+    device: torch.device
+    param_dtype: torch.dtype | None = None
+
+
+def load_network(
+    folder: str,
+    options: NetworkOptions,
+    lora: Lora | None = None,
+    *,
+    seed: int = 0,
+    sharding: Sharding | None = None,
+    prepare: Callable[[PolicyNetwork], None] = lambda network: None,
+) -> PolicyNetwork:
+    """A network of the model in a folder, sharded where asked for; then each rank reads its shards only, if the files allow it.
+
+    Args:
+        folder: of the model.
+        options: how it is made.
+        lora: fresh adapters to add; None for none.
+        seed: of the adapters.
+        sharding: None for a whole copy in this process.
+        prepare: done to the network before it is sharded.
+
+    Raises:
+        ConfigError: a 4-bit base cannot be sharded.
+    """
+    if sharding is None:
+        network = _network(_plain_model(folder, options, lora), options, lora, seed)
+        prepare(network)
+        return network
+    if lora is not None and lora.quantize is not None:
+        raise ConfigError(f"model.init_args.lora.quantize: {lora.quantize} cannot be sharded; use one process, ddp, or base_dtype bfloat16")
+    with without_storage():
+        model = load_causal_lm(folder, empty=True, **_model_options(options, lora))
+    files = weight_files(Path(folder))
+    reason = unreadable(model, files)
+    if reason is not None:
+        rank_zero_info(f"{folder}: every process loads the whole model before it is sharded, because {reason}")
+        model = _plain_model(folder, options, lora)
+    network = _network(model, options, lora, seed)
+    prepare(network)
+    shard_fsdp2(network if reason is None else network.to(sharding.device), sharding.mesh, param_dtype=sharding.param_dtype)
+    if reason is None:
+        read_shards(network, files, sharding.device, seed)
+    return network
+
+
+def _model_options(options: NetworkOptions, lora: Lora | None) -> dict[str, Any]:
+    return {
+        "dtype": (lora.base_dtype if lora is not None else None) or options.dtype,
+        "trust_remote_code": options.trust_remote_code,
+        "attn_implementation": options.attn_implementation,
+    }
+
+
+def _plain_model(folder: str, options: NetworkOptions, lora: Lora | None) -> Any:
+    return load_causal_lm(folder, quantize=lora.quantize if lora is not None else None, **_model_options(options, lora))
+
+
+def _network(model: Any, options: NetworkOptions, lora: Lora | None, seed: int) -> PolicyNetwork:
     network = PolicyNetwork(model, backend=options.backend, memory_mb=options.memory_mb, attn_implementation=options.attn_implementation)
     if lora is not None:
         add_adapters(network, lora, seed)
     return network
 
 
-def load_causal_lm(name: str, *, dtype: str, trust_remote_code: bool, attn_implementation: str | None, quantize: str | None = None) -> Any:
+def load_causal_lm(
+    name: str,
+    *,
+    dtype: str,
+    trust_remote_code: bool,
+    attn_implementation: str | None,
+    quantize: str | None = None,
+    empty: bool = False,
+) -> Any:
     """Load a causal LM with dropout off, because the ratio of two evaluations of one policy has to be 1 when nothing changed.
 
     Args:
@@ -93,8 +162,9 @@ def load_causal_lm(name: str, *, dtype: str, trust_remote_code: bool, attn_imple
         trust_remote_code: run code that comes with the model.
         attn_implementation: passed on to transformers; None for its default.
         quantize: ``nf4`` for linear layers in 4 bits; None for none.
+        empty: leave the weights out; the caller sees to where parameters are made.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -105,6 +175,11 @@ def load_causal_lm(name: str, *, dtype: str, trust_remote_code: bool, attn_imple
     kwargs: dict[str, Any] = {"trust_remote_code": trust_remote_code, "dtype": DTYPES[dtype]}
     if attn_implementation is not None:
         kwargs["attn_implementation"] = attn_implementation
+    if empty:
+        model = AutoModelForCausalLM.from_config(config, **kwargs)
+        with suppress(OSError):  # a folder need not have one
+            model.generation_config = GenerationConfig.from_pretrained(name)
+        return model
     if quantize is not None:
         from transformers import BitsAndBytesConfig
 

@@ -39,7 +39,7 @@ from aer_lightning.errors import ConfigError, NonFiniteLossError
 from aer_lightning.metrics.table import EvaluationTable
 from aer_lightning.modules.adapters import Lora, check_same, description, without_adapters
 from aer_lightning.modules.gradients import clip, gradient_norm, loss_scale
-from aer_lightning.modules.loading import DTYPES, NetworkOptions, check_model_folder, load_network, local_folder
+from aer_lightning.modules.loading import DTYPES, NetworkOptions, Sharding, check_model_folder, load_network, local_folder
 from aer_lightning.modules.memory import (
     Allocator,
     CudaAllocator,
@@ -50,7 +50,7 @@ from aer_lightning.modules.memory import (
     optimizer_tensors,
 )
 from aer_lightning.modules.network import Backend, PolicyNetwork
-from aer_lightning.modules.sharding import check_strategy, decoder_layers, full_state, shard_fsdp2
+from aer_lightning.modules.sharding import check_strategy, decoder_layers, full_state, sharding_mesh
 from aer_lightning.parts import check_part
 from aer_lightning.rollout import EvaluationBatch, Pack, RolloutBatch, RolloutInfo, measure
 
@@ -195,22 +195,28 @@ class PolicyModule(pl.LightningModule):
         """Load the policy (and the reference if it is needed) and shard both where the strategy asks for it."""
         if self.policy is not None:
             return
-        self.policy = load_network(str(self.model_folder()), self.options, self.lora, seed=torch.initial_seed())
+        sharding = self._sharding()
+        self.policy = load_network(
+            str(self.model_folder()), self.options, self.lora, seed=torch.initial_seed(), sharding=sharding, prepare=self._prepare
+        ).train()
         if self.policy.notice is not None:
             rank_zero_info(f"model.init_args.pretrained: {self.policy.notice}")
-        if self.gradient_checkpointing:
-            self.policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if self.compile_layers:
-            for layer in decoder_layers(self.policy.model):
-                layer.compile()
-        self.policy.train()
         if self.needs_reference and not self.reference_is_base and self._trainer is not None and self.trainer.training:
             folder = local_folder(self.reference, "model.init_args.reference")
-            self._reference.append(load_network(str(folder), self.options).requires_grad_(False).eval())
-        if (mesh := self.device_mesh) is not None:
-            param_dtype = DTYPES["bfloat16"] if "bf16" in str(self.trainer.precision) else None
-            for network in [self.policy, *self._reference]:
-                shard_fsdp2(network.to(self.device), mesh["data_parallel"], param_dtype=param_dtype)
+            self._reference.append(load_network(str(folder), self.options, sharding=sharding).requires_grad_(False).eval())
+
+    def _sharding(self) -> Sharding | None:
+        if self.device_mesh is None:
+            return None
+        param_dtype = DTYPES["bfloat16"] if "bf16" in str(self.trainer.precision) else None
+        return Sharding(sharding_mesh(self.device_mesh), self.trainer.strategy.root_device, param_dtype)
+
+    def _prepare(self, network: PolicyNetwork) -> None:
+        if self.gradient_checkpointing:
+            network.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if self.compile_layers:
+            for layer in decoder_layers(network.model):
+                layer.compile()
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and the scheduler if one is configured, stepped once per optimizer step."""

@@ -48,12 +48,18 @@ def decoder_layers(model: Any) -> list[nn.Module]:
     return [m for m in model.modules() if type(m).__name__ in names]
 
 
+def sharding_mesh(device_mesh: Any) -> Any:
+    """The dimensions of a strategy's mesh that FSDP2 gets: shards, and copies of them where there are several."""
+    copies = "replicate" in device_mesh.mesh_dim_names
+    return device_mesh["replicate", "data_parallel"] if copies else device_mesh["data_parallel"]
+
+
 def shard_fsdp2(network: nn.Module, mesh: Any, *, param_dtype: torch.dtype | None = None) -> None:
     """Shard each decoder layer and then the rest (embedding, norm, head) over ``mesh``, in place.
 
     Args:
         network: a ``PolicyNetwork``; its ``forward`` gathers embedding and head together.
-        mesh: the data-parallel device mesh.
+        mesh: of shards, or of copies x shards (HSDP).
         param_dtype: dtype of gathered parameters and of the matrix products; gradients are reduced in fp32. None keeps the
             parameters' own dtype.
     """
