@@ -111,8 +111,8 @@ class Plan:
         work = 2 * n * d * v / self._busy()
         operands = size * (n * d * column_blocks + v * d * row_blocks)
         cast = [(0.0, v * d * (4 + size) * row_blocks, 0.0)] if self.cast else []
-        project = (work / (TRITON_SHARE if self.form == "product" else 1), operands + logits * n * v, 0.0)
-        forward = [project, (0.0, n * v * (logits + (2 if self.cached and size == 2 else 0)), 0.0), *cast]
+        project: tuple[float, float, float] = (work / (TRITON_SHARE if self.form == "product" else 1), operands + logits * n * v, 0.0)
+        forward: list[tuple[float, float, float]] = [project, (0.0, n * v * (logits + (2 if self.cached and size == 2 else 0)), 0.0), *cast]
         if self.cached:
             gradient = [(0.0, 2 * size * n * v, 0.0)]
             row_blocks, column_blocks = 1, column_blocks if self.cast else 1
