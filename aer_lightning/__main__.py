@@ -18,6 +18,7 @@ TOOLS = {
     "grade": "grade answers of a JSONL file: grade FILE.jsonl [--out OUT.jsonl]",
     "study": "every method with one budget over seeds, to docs/study: study [--dry-run | --quick]",
     "tune-controller": "gains of the entropy controller from a run's log: tune-controller RUN_DIR",
+    "completion": "completion for your shell: source <(python -m aer_lightning completion bash)",
     "compare": "table and HTML report of finished runs: compare RUN_DIR...",
 }
 

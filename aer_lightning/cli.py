@@ -31,6 +31,7 @@ from aer_lightning.callbacks.random_state import RandomState
 from aer_lightning.callbacks.samples import SampleLog
 from aer_lightning.callbacks.summary import Summary
 from aer_lightning.cli_errors import OneLineParser, find_user_error
+from aer_lightning.cli_help import find_help
 from aer_lightning.cli_loggers import RunConfig, end_wandb, place_files
 from aer_lightning.data.datamodule import RolloutDataModule
 from aer_lightning.errors import ConfigError, UserError
@@ -178,6 +179,24 @@ def build(argv: list[str], run: bool = True) -> AERCommandLine:
     )
 
 
+def help_roots() -> dict[str, type]:
+    """Class by the first part of an option's dotted name, for ``--OPTION.help``."""
+    from lightning.pytorch import Trainer
+
+    return {"trainer": Trainer, "model": PolicyModule, "data": RolloutDataModule, **REPORTING}
+
+
+def subcommand_options(command: str) -> list[str]:
+    """Long options of a subcommand, those of its classes included, for shell completion."""
+    from jsonargparse._parameter_resolvers import get_signature_parameters
+
+    options = ["--name", "--run_dir", "--seed_everything", "--print_config", *(["--ckpt_path"] if command else [])]
+    for root, kind in help_roots().items():
+        infix = ".init_args" if root in ("model", "data") else ""
+        options += [f"--{root}{infix}.{p.name}" for p in get_signature_parameters(kind) if p.name not in ("self", "args", "kwargs")]
+    return options
+
+
 def quieten() -> None:
     """Leave out what tells the user of a run nothing: advice that does not apply here, and tips for other products."""
     # Figures are reduced over ranks before they are logged; arguments are given as a list on purpose; loaders are no DataLoaders.
@@ -197,6 +216,9 @@ def main(argv: list[str]) -> int:
     Raises:
         ConfigError: Lightning refused a combination of options.
     """
+    if (text := find_help(argv, help_roots())) is not None:
+        print(text)
+        return 0
     try:
         build(argv)
     except MisconfigurationException as error:

@@ -69,6 +69,12 @@ def condense(message: str, options: Iterable[str] = ()) -> str:
 class OneLineParser(LightningArgumentParser):
     """A parser that raises ``ConfigError`` with one line instead of printing its usage."""
 
+    def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Parse; ``null`` for an option inside of a list item, which jsonargparse hands on as the text ``None``, stays null."""
+        if isinstance(args, list) and len(args) == 1 and str(args[0]).endswith("=None"):
+            args = [f"{str(args[0])[:-4]}null"]
+        return super().parse_args(args, *rest, **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
         """Raise what was wrong; a ``UserError`` on the way is already one line."""
         raise find_user_error(ex) or ConfigError(condense(message, self._known_options())) from ex

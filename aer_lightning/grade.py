@@ -23,11 +23,16 @@ from aer_lightning.errors import ConfigError, DataError, UserError
 
 _BATCH = 1_024
 _FIELDS = ("id", "gold", "prediction")
+_OTHER = {"gold": "answer", "prediction": "completion"}  # as predictions.jsonl and samples.jsonl of a run call them
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="aer_lightning grade", description="Grade mathematical answers, one JSON object a line.")
-    parser.add_argument("file", metavar="FILE.jsonl", help='lines {"id", "gold", "prediction"}; - reads standard input')
+    parser.add_argument(
+        "file",
+        metavar="FILE.jsonl",
+        help='lines {"id", "gold", "prediction"}, or predictions.jsonl, samples.jsonl; - reads standard input',
+    )
     parser.add_argument("--out", metavar="OUT.jsonl", help="where the verdicts go (default: standard output)")
     parser.add_argument(
         "--extract", choices=EXTRACT_MODES, default="auto", help="where the answer is in a prediction (default: %(default)s)"
@@ -55,6 +60,8 @@ def _read_line(raw: bytes) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise ValueError("is not a JSON object")
     for name in _FIELDS:
+        if name not in row and _OTHER.get(name) in row:
+            row[name] = row[_OTHER[name]]
         if name not in row:
             raise ValueError(f'has no field "{name}"')
     if not isinstance(row["prediction"], str):

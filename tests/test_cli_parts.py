@@ -68,3 +68,13 @@ def test_what_is_no_class_is_refused(parse):
     for value in ("examples.weight", "3", "[1]"):
         with pytest.raises(Exception, match="part"):
             parse(Engine, value)
+
+
+def test_null_inside_a_list_item(capsys):
+    from aer_lightning.cli import build
+
+    options = ["validate", "-c", "configs/eval.yaml", "--data.init_args.evaluation.init_args.limit=7"]
+    for value, shown in (("7", "limit: 7"), ("null", "limit: null")):
+        with pytest.raises(SystemExit):
+            build([*options, "--data.init_args.evaluation.init_args.limit", value, "--print_config"], run=False)
+        assert shown in capsys.readouterr().out

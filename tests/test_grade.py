@@ -43,6 +43,13 @@ def test_verdicts_in_order_and_a_summary(file, tmp_path, capsys):
     assert (summary["correct"], summary["bad_gold"], summary["total"]) == ("2", "1", "5")
 
 
+def test_files_of_a_run_are_read_as_they_are(tmp_path):
+    path, out = tmp_path / "samples.jsonl", tmp_path / "out.jsonl"
+    path.write_text(json.dumps({"id": "a", "answer": "42", "completion": r"so \boxed{42}", "outcome": "wrong"}) + "\n")
+    assert main([str(path), "--out", str(out)]) == 0
+    assert json.loads(out.read_text())["outcome"] == "correct"
+
+
 def test_malformed_lines_are_named_and_do_not_stop_the_rest(tmp_path, capsys):
     path = tmp_path / "in.jsonl"
     good = json.dumps(ROWS[0]).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import CustomBarColumn, CustomTimeColumn, RichProgressBarTheme
 from rich.progress import TextColumn
 
+from aer_lightning.callbacks.summary import duration
 from aer_lightning.errors import ConfigError
 from aer_lightning.rollout import RolloutBatch
 
@@ -35,6 +37,7 @@ class RolloutProgressBar(RichProgressBar):
         super().__init__(refresh_rate=refresh_rate, leave=leave, theme=theme)
         self.every = every
         self.plain = False
+        self._began: tuple[float, int] | None = None  # seconds and rollouts when training started here
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Choose between the bar and lines."""
@@ -47,7 +50,9 @@ class RolloutProgressBar(RichProgressBar):
             self.disable()
 
     def configure_columns(self, trainer: pl.Trainer) -> list[Any]:
-        """Place for the figures: a short bar, elapsed and remaining time of the epoch."""
+        """Place for the figures: a short bar, elapsed and remaining time of the epoch; neither on a narrow terminal."""
+        if self._narrow():
+            return [TextColumn("{task.description}")]
         return [
             TextColumn("{task.description}"),
             CustomBarColumn(
@@ -69,7 +74,28 @@ class RolloutProgressBar(RichProgressBar):
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """What stands beside the bar; the rollout's number stands before it."""
-        return {name: text for name, text in figures(trainer.callback_metrics).items() if name != "rollout"}
+        left = ("rollout", "tokens/s") if self._narrow() else ("rollout",)
+        shown = {name: text for name, text in figures(trainer.callback_metrics).items() if name not in left}
+        return shown | self._left(trainer)
+
+    @staticmethod
+    def _narrow() -> bool:
+        from rich import get_console
+
+        return get_console().width < 120
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock of what is left of the run."""
+        super().on_train_start(trainer, pl_module)
+        self._began = (time.perf_counter(), getattr(trainer.datamodule, "rollouts", 0))  # type: ignore[attr-defined]
+
+    def _left(self, trainer: pl.Trainer) -> dict[str, str]:
+        """What is left of the run at the pace so far, evaluations included."""
+        done, total = getattr(trainer.datamodule, "rollouts", 0), total_rollouts(trainer)  # type: ignore[attr-defined]
+        if self._began is None or total is None or done <= self._began[1]:
+            return {}
+        pace = (time.perf_counter() - self._began[0]) / (done - self._began[1])
+        return {"left": duration((total - done) * pace)}
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Move the bar, or print a line at the end of a rollout."""
@@ -80,19 +106,19 @@ class RolloutProgressBar(RichProgressBar):
             return
         done = batch.info.index + 1
         if done == 1 or done % self.every == 0 or done == total_rollouts(trainer):
-            shown = figures(trainer.callback_metrics, total_rollouts(trainer))
+            shown = figures(trainer.callback_metrics, total_rollouts(trainer)) | self._left(trainer)
             self._line("  ".join(f"{name} {value}" for name, value in shown.items()))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the main figures of an evaluation."""
         super().on_validation_end(trainer, pl_module)
-        if not self._prints(trainer) or trainer.sanity_checking:
+        if not trainer.is_global_zero or trainer.sanity_checking or (self.plain and not self.every):
             return
         parts = evaluation_parts(trainer.callback_metrics)
         if parts:
             done = getattr(trainer.datamodule, "rollouts", 0)  # type: ignore[attr-defined]
             when = f"after {done} rollouts" if trainer.state.fn == "fit" else "evaluation"
-            self._line(f"{when}: {'; '.join(parts)}")
+            self._line(f"{when}: {'; '.join(parts)}", self.progress)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the finished bar above what is printed at the end of a run."""
@@ -102,8 +128,11 @@ class RolloutProgressBar(RichProgressBar):
         return self.plain and self.every > 0 and trainer.is_global_zero
 
     @staticmethod
-    def _line(text: str) -> None:
-        print(text, flush=True)
+    def _line(text: str, bar: Any = None) -> None:
+        if bar is not None:
+            bar.console.print(text, highlight=False, soft_wrap=True)  # above the bar
+        else:
+            print(text, flush=True)
 
 
 def total_rollouts(trainer: pl.Trainer) -> int | None:
@@ -144,7 +173,7 @@ def evaluation_parts(metrics: Mapping[str, Any]) -> list[str]:
     """``source pass@1 .. pass@8 ..`` for each held-out source."""
     from aer_lightning.reporting.run_metrics import split_sources
 
-    values = {k.replace("test/", "val/", 1): float(v) for k, v in metrics.items() if k.startswith(("val/", "test/"))}
+    values = {f"val/{k.partition('/')[2]}": float(v) for k, v in metrics.items() if k.startswith(("val/", "test/"))}
     parts = []
     for source, found in split_sources(values).items():
         ks = sorted(int(name[5:]) for name in found if name.startswith("pass@") and name[5:].isdigit())

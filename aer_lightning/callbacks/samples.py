@@ -16,35 +16,48 @@ class SampleLog(pl.Callback):
     """Appends completions of a rollout to ``<run folder>/samples.jsonl`` once it has been trained on; a table where a logger has them.
 
     One line each: ``rollout``, ``id``, ``label``, ``prompt``, ``completion``, ``reward`` (as the advantage sees it, shaping included),
-    ``score`` (the verdict's), ``parts`` (of several rewards), ``outcome``, ``extracted``, ``advantage``,
-    ``group_accuracy``, ``entropy`` (mean over the completion, nat per token), ``tokens``, ``finish_reason``. Written by rank zero, from
-    its own share of the rollout.
+    ``score`` (the verdict's), ``parts`` (of several rewards), ``outcome``, ``extracted``, ``answer`` (the gold one), ``advantage``,
+    ``group_accuracy``, ``coefficient`` (lambda(q)), ``entropy`` (mean over the completion, nat per token), ``tokens``,
+    ``finish_reason``, and with ``token_entropies`` the text of each token and its entropy in nat (``token_texts``,
+    ``token_entropies``), for completions of at most 512 tokens. Written by rank zero, from its own share of the rollout.
 
     Args:
         every: write from every so many rollouts; 0 writes none.
         limit: completions per rollout, spread evenly over its prompts; null for all.
+        token_entropies: write the entropy of every token, too.
 
     Raises:
         ConfigError: ``every`` is negative or ``limit`` below 1.
     """
 
-    def __init__(self, every: int = 10, limit: int | None = 16) -> None:
+    def __init__(self, every: int = 10, limit: int | None = 16, token_entropies: bool = True) -> None:
         if every < 0:
             raise ConfigError(f"samples.every: must be at least 1, or 0 to write no samples, got {every}")
         if limit is not None and limit < 1:
             raise ConfigError(f"samples.limit: must be at least 1, or null for all completions, got {limit}")
-        self.every, self.limit = every, limit
+        self.every, self.limit, self.token_entropies = every, limit, token_entropies
+        self._coefficients: dict[int, float] = {}
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Write after a rollout's last optimizer step."""
-        if not self.every or not trainer.is_global_zero or not isinstance(batch, RolloutBatch) or not batch.last:
+        if not self.every or not trainer.is_global_zero or not isinstance(batch, RolloutBatch):
             return
+        self._coefficients |= dict(zip(batch.sequence_index.tolist(), batch.entropy_coefficient.tolist(), strict=True))
+        if not batch.last:
+            return
+        coefficients, self._coefficients = self._coefficients, {}
         if batch.info.index % self.every:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
-        rows = [describe(s, batch.info.index, data.tokenizer) for s in spread(data.last_samples, self.limit)]
+        kept = spread(data.last_samples, self.limit)
+        rows = [
+            describe(s, batch.info.index, data.tokenizer)
+            | {"coefficient": coefficients.get(s.sequence)}
+            | (tokens(s, data.tokenizer) if self.token_entropies else {})
+            for s in kept
+        ]
         append_jsonl(run_folder(trainer) / "samples.jsonl", rows)
-        log_table(trainer, "samples", rows)
+        log_table(trainer, "samples", [{k: v for k, v in row.items() if not k.startswith("token_")} for row in rows])
 
 
 def spread(samples: list[Sample], limit: int | None) -> list[Sample]:
@@ -69,9 +82,18 @@ def describe(sample: Sample, rollout: int, tokenizer: Any) -> dict[str, Any]:
         "parts": sample.parts,
         "outcome": sample.outcome,
         "extracted": sample.extracted,
+        "answer": sample.answer,
         "advantage": sample.advantage,
         "group_accuracy": sample.group_accuracy,
         "entropy": None if entropy is None or not len(entropy) else float(entropy.double().mean()),
         "tokens": len(sample.token_ids),
         "finish_reason": sample.finish_reason,
     }
+
+
+def tokens(sample: Sample, tokenizer: Any, most: int = 512) -> dict[str, Any]:
+    """Text and entropy (nat) of each token of a completion of at most ``most`` tokens; nothing of others."""
+    if sample.entropy is None or len(sample.token_ids) > most:
+        return {}
+    texts = [tokenizer.decode([i], skip_special_tokens=False) for i in sample.token_ids]
+    return {"token_texts": texts, "token_entropies": [round(h, 4) for h in sample.entropy.double().tolist()]}

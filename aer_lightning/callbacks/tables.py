@@ -32,7 +32,7 @@ def pass_at_k_rows(metrics: Mapping[str, Any], rollouts: int) -> list[dict[str, 
         metrics: logged figures, ``val/<source>/[<label>/]pass@<k>`` or ``test/...``; others are left out.
         rollouts: trained on so far.
     """
-    values = {k.replace("test/", "val/", 1): float(v) for k, v in metrics.items() if k.startswith(("val/", "test/"))}
+    values = {f"val/{k.partition('/')[2]}": float(v) for k, v in metrics.items() if k.startswith(("val/", "test/"))}
     rows = []
     for source, figures in split_sources(values).items():
         split = [name.rpartition("pass@") for name in figures if "pass@" in name]

@@ -203,6 +203,7 @@ class Collector:
                         outcome=grade.outcome.value,
                         text=texts[n * samples + i],
                         extracted=grade.extracted,
+                        answer=prompt.answer,
                         reason=grade.reason,
                         score=grade.reward,
                         parts=grade.parts,

@@ -81,13 +81,14 @@ class PromptStream:
             raise DataError(
                 f"{self.source.name}: none of {len(prompts)} prompts can be used ({len(self.bad_gold)} bad gold answers, "
                 f"{len(self.too_long)} longer than data.init_args.max_prompt_tokens={self.max_prompt_tokens})"
+                + "".join(f"; {name}: {reason}" for name, reason in list(self.bad_gold.items())[:1])
             )
 
     def dropped(self) -> str:
-        """One line on the prompts that cannot be used, with the first of them; empty if there are none."""
+        """One line on the prompts that cannot be used, with the first of them and why; empty if there are none."""
         if not (self.bad_gold or self.too_long):
             return ""
-        named = ", ".join([*self.bad_gold, *self.too_long][:5])
+        named = "; ".join([*(f"{name} ({reason})" for name, reason in self.bad_gold.items()), *sorted(self.too_long)][:3])
         return (
             f"{self.source.name}: dropped {len(self.bad_gold)} prompts with bad gold answers and {len(self.too_long)} too long, "
             f"among them {named}"

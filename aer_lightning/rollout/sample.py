@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -25,6 +26,7 @@ class Sample:
         outcome: the verifier's verdict.
         text: the completion as text (what the verifier read).
         extracted: the answer the verifier found.
+        answer: the gold answer.
         reason: the verifier's words where it has any.
         score: what the verdict is worth; 1 for correct and 0 else, unless the grader or the rewards say otherwise.
         parts: the scores of several rewards by name, of which ``score`` is the weighted sum.
@@ -47,6 +49,7 @@ class Sample:
     outcome: str = Outcome.WRONG.value
     text: str = ""
     extracted: str | None = None
+    answer: Any = None
     reason: str = ""
     score: float = 0.0
     parts: dict[str, float] = field(default_factory=dict)

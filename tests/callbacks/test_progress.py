@@ -35,8 +35,15 @@ def test_figures_of_a_rival_name_what_steers_the_loss():
 
 
 def test_figures_of_an_evaluation():
-    metrics = {"val/a/pass@8": 0.5, "val/a/pass@1": 0.25, "val/a/x/pass@1": 0.1, "val/a/reward": 0.25, "test/b/pass@1": 0.75, "x": 1.0}
-    assert evaluation_parts(metrics) == ["a pass@1 0.250 pass@8 0.500", "b pass@1 0.750"]
+    metrics = {
+        "val/a/pass@8": 0.5,
+        "val/a/pass@1": 0.25,
+        "val/a/x/pass@1": 0.1,
+        "val/a/reward": 0.25,
+        "test/b/pass@1": 0.75,
+        "val/mytest/pass@1": 0.5,
+    }
+    assert evaluation_parts(metrics) == ["a pass@1 0.250 pass@8 0.500", "b pass@1 0.750", "mytest pass@1 0.500"]
 
 
 @pytest.mark.parametrize(("epochs", "steps", "expected"), [(3, -1, 15), (3, 8, 4), (-1, 7, 4), (None, -1, None)])
@@ -66,7 +73,7 @@ def test_lines_where_output_is_no_terminal(runs, capsys, monkeypatch):
         "after 3 rollouts",
         "after 6 rollouts",
     ]
-    assert "pass@1" in lines[0] and "H/H*" in lines[1] and "alpha" in lines[1]
+    assert "left 0:0" in lines[2] and "pass@1" in lines[0] and "H/H*" in lines[1] and "alpha" in lines[1]
     assert "\x1b" not in out and "\r" not in out
 
 
@@ -76,15 +83,17 @@ def test_no_lines(runs, capsys, monkeypatch):
     assert "rollout" not in capsys.readouterr().out
 
 
-def test_bar_on_a_terminal(runs, capsys, monkeypatch):
+@pytest.mark.parametrize("columns", ["120", "80"])
+def test_bar_on_a_terminal(runs, capsys, monkeypatch, columns):
     monkeypatch.setattr(rich, "_console", None)
     monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("COLUMNS", columns)
     fit(runs, RolloutProgressBar(refresh_rate=50))
     out = capsys.readouterr().out
-    assert "\x1b" in out and "after 3 rollouts" not in out
+    assert "\x1b" in out and "after 3 rollouts: countdown pass@1" in out
     last = [line for line in out.replace("\r", "\n").splitlines() if "rollout 6/6" in line][-1]
-    assert all(name in last for name in ("reward", "H/H*", "alpha", "tokens/s")), "on one line of a terminal of 120 columns"
+    shown = ("reward", "H/H*", "alpha", "left") + (("tokens/s",) if columns == "120" else ())
+    assert all(name in last for name in shown), f"on one line of a terminal of {columns} columns"
 
 
 @pytest.mark.parametrize(("kwargs", "name"), [({"every": -1}, "every"), ({"refresh_rate": -1}, "refresh_rate")])

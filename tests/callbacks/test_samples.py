@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from aer_lightning.callbacks import FixedCoefficient
 from aer_lightning.callbacks.samples import SampleLog, spread
 from aer_lightning.errors import ConfigError
 from aer_lightning.rollout import Sample
@@ -12,13 +13,16 @@ def lines(folder):
 
 
 def test_rows_tell_what_was_sampled(runs, tmp_path):
-    _, _, data = runs.fit([SampleLog(every=1, limit=None)])
+    _, _, data = runs.fit([FixedCoefficient(0.25), SampleLog(every=1, limit=None)])
     rows = lines(tmp_path)
     assert [r["rollout"] for r in rows] == [0] * 16 + [1] * 16
     samples = sorted(data.last_samples, key=lambda s: s.sequence)
     for row, s in zip(rows[16:], samples, strict=True):
         assert (row["id"], row["label"], row["completion"], row["outcome"]) == (s.prompt_id, s.label, s.text, s.outcome)
         assert (row["reward"], row["advantage"], row["extracted"]) == (s.reward, s.advantage, s.extracted)
+        assert row["answer"] == s.answer and row["coefficient"] == pytest.approx(0.25)
+        assert row["token_entropies"] == pytest.approx(s.entropy.tolist(), abs=1e-4)
+        assert len(row["token_texts"]) == row["tokens"] and "".join(row["token_texts"]).startswith(s.text[:1])
         assert row["entropy"] == pytest.approx(float(s.entropy.mean()), abs=1e-6)
         assert row["tokens"] == len(s.token_ids) and row["finish_reason"] == s.finish_reason
         assert row["prompt"] == data.prompts[int(s.prompt_id.rsplit("/", 1)[1])].text
