@@ -111,7 +111,7 @@ METHODS = [
     ),
     Method(
         "Pos-Adv-Reweight", "weight λ on right tokens; λ ∓ 0.05 below / above the target", "anchor",
-        "`PositiveAdvantageWeight`, `PositiveAdvantageObjective`", "pos_adv", "2511.05993, eq. 5", PositiveAdvantageObjective(0.5),
+        "`PositiveAdvantageWeight`, `PositiveAdvantageObjective`", "pos_adv", "2511.05993, sec. 7.3", PositiveAdvantageObjective(0.5),
     ),
     Method(
         "Clip-Cov", "no gradient on 0.02 % of tokens of high covariance", "-", "`ClipCovObjective`", "clip_cov", "2505.22617",

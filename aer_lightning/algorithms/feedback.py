@@ -222,7 +222,7 @@ class SureWeightRule:
 class PositiveWeightRule:
     """Positive-Advantage Reweighting, entropy-guided: lambda <- clip(lambda - step, 0, 1) if H < H*, else clip(lambda + step, 0, 1).
 
-    Source: arXiv 2511.05993, eq. 5 in section 7.3 (step 0.05, start 0, target 0.2 nat).
+    Source: arXiv 2511.05993, section 7.3 (step 0.05, start 0, target 0.2 nat).
 
     Args:
         init: lambda of the first rollout, in [0, 1].

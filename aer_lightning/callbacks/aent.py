@@ -22,26 +22,26 @@ class AEntCoefficient(CoefficientCallback):
     in AReaL (entropy_clamp 0.4).
 
     Args:
-        clamp: share of the vocabulary, its least probable tokens, that is left out of the entropy, in [0, 1); 0 regularises the whole.
         entropy_low: lower end of the band, nat.
         entropy_high: upper end of the band, nat.
         lr: step per nat.
         alpha_min: smallest alpha.
         alpha_max: largest alpha.
         alpha_init: alpha of the first rollout.
+        clamp: share of the vocabulary, its least probable tokens, that is left out of the entropy, in [0, 1); 0 regularises the whole.
     """
 
     follows_entropy = True
 
     def __init__(
         self,
-        clamp: float = 0.4,
         entropy_low: float = 0.1,
         entropy_high: float = 0.3,
         lr: float = 0.01,
         alpha_min: float = 0.0,
         alpha_max: float = 1.0,
         alpha_init: float = 0.0,
+        clamp: float = 0.4,
     ) -> None:
         super().__init__()
         if not 0 <= clamp < 1:

@@ -9,7 +9,7 @@ from aer_lightning.callbacks.feedback import FeedbackCallback
 class PositiveAdvantageWeight(FeedbackCallback):
     """Moves lambda of ``PositiveAdvantageObjective``: down by a step below the target entropy, up by it otherwise, within [0, 1].
 
-    Source: arXiv 2511.05993, eq. 5.
+    Source: arXiv 2511.05993, section 7.3.
 
     Args:
         init: lambda of the first rollout.
