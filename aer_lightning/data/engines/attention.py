@@ -1,4 +1,4 @@
-"""Attention for decoding one token a row: the query heads of a group read their keys where they lie.
+"""Attention and norms for decoding one token a row: the query heads of a group read their keys where they lie.
 
 Hugging Face's path copies keys and values once for every query head of a group as soon as there is a padding mask, and that copy
 of the cache is most of the attention's time. With one query token the heads of a group can stand in its place as the query axis.
@@ -6,6 +6,7 @@ of the cache is most of the attention's time. With one query token the heads of 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,3 +48,21 @@ def use_grouped_decode(model: Any) -> None:
         AttentionInterface.register(_NAME, grouped_decode_attention)
         AttentionMaskInterface.register(_NAME, sdpa_mask)
         model.set_attn_implementation(_NAME)
+
+
+def use_fused_norms(model: Any) -> None:
+    """Compute RMS norms by torch's own function where that gives the same numbers; with one token a row it takes a third of the time.
+
+    Families differ (Gemma adds one to the weight, some cast before they multiply), so each norm is asked.
+    """
+    for module in model.modules():
+        weight, eps = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
+        if type(module).__name__.endswith("RMSNorm") and eps is not None and weight is not None and weight.dtype == torch.float32:
+            fused = partial(_rms_norm, module)
+            example = torch.linspace(-2, 3, weight.numel(), device=weight.device)[None]
+            if torch.allclose(fused(example), module(example), rtol=1e-6, atol=1e-6):
+                module.forward = fused
+
+
+def _rms_norm(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    return F.rms_norm(hidden_states, module.weight.shape, module.weight, module.variance_epsilon)

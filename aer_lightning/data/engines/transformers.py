@@ -72,7 +72,7 @@ class TransformersEngine(Engine):
         import torch
         from transformers import AutoModelForCausalLM
 
-        from aer_lightning.data.engines.attention import use_grouped_decode
+        from aer_lightning.data.engines.attention import use_fused_norms, use_grouped_decode
 
         config = load_config(model_folder, self.trust_remote_code)
         others = set(getattr(config.get_text_config(), "layer_types", None) or ()) - _ATTENTION_LAYERS
@@ -88,6 +88,7 @@ class TransformersEngine(Engine):
         self.weight_dtype = getattr(torch, name)
         self._model.eval().requires_grad_(False)
         use_grouped_decode(self._model)
+        use_fused_norms(self._model)
         self._names = WeightNames.of_model(self._model)
         self._end_tensor = torch.tensor(self._ends, device=self._device)
         self.weight_version = -1

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _BUCKET_BYTES = 512 << 20
 _WORKER = "aer_lightning.data.engines.vllm_worker"
-_ROUND_TOKENS = 2048  # prompt tokens that vLLM reads in one scheduling round on a CPU, unless one sequence is longer
+_ROUND_TOKENS = 4096  # prompt tokens that vLLM reads in one scheduling round on a CPU, unless one sequence is longer
 
 
 class VLLMEngine(Engine):

@@ -91,8 +91,11 @@ class VLLMWorker:
         from vllm.inputs import TokensPrompt
 
         self._wake("weights", "kv_cache")
-        # flat: three lists a completion in place of a dictionary a token
-        common: dict[str, Any] = {"stop_token_ids": self.end_token_ids, "logprobs": 0, "flat_logprobs": True, "detokenize": False}
+        common: dict[str, Any] = {"stop_token_ids": self.end_token_ids, "logprobs": 0, "detokenize": False}
+        common |= {
+            "flat_logprobs": True,  # three lists a completion in place of a dictionary a token
+            "skip_clone": True,  # each request has its own already, and a deep copy takes a third of a small model's time
+        }
         ids = self.llm.enqueue(
             [TokensPrompt(prompt_token_ids=ids) for ids in payload["prompts"]],
             [SamplingParams(seed=seed, **common, **payload["sampling"]) for seed in payload["seeds"]],

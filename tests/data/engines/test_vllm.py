@@ -78,7 +78,7 @@ def engines(folders, tmp_path_factory):
             patch.setenv(name, value)
         before = state_of_the_process()
         # one with prefix caching and one without; enough sequences at once for more prompt tokens than a scheduling round takes
-        made = {tied: VLLMEngine(max_num_seqs=96, enable_prefix_caching=tied) for tied in (False, True)}
+        made = {tied: VLLMEngine(max_num_seqs=128, enable_prefix_caching=tied) for tied in (False, True)}
         for tied, engine in made.items():
             engine.start(folders("qwen3", tied)[0], max_model_len=64, device=CPU, seed=3)
         for tied, engine in made.items():
@@ -177,12 +177,12 @@ class TestRealEngine:
     def test_more_prompt_tokens_than_one_scheduling_round_takes(self, synced, prefix_caching, sampling):
         """Training samples from the whole softmax, evaluation from a nucleus or greedily; each sample is what it is alone."""
         engine, model = synced(prefix_caching)
-        requests = make_requests(48, 2, shortest=40, longest=48)
-        assert sum(len(request.prompt_ids) for request in requests) > 2 * 2048 - 512
+        requests = make_requests(64, 2, shortest=40, longest=48)
+        assert sum(len(request.prompt_ids) for request in requests) > 4096
         completions = engine.generate(requests, sampling)
         if sampling.top_p == 1:
             assert_faithful(model, requests, completions, sampling.temperature or 1.0, 16)
-        for index in (0, 47, 95):
+        for index in (0, 63, 127):
             alone = engine.generate([requests[index]], sampling)[0]
             assert alone.token_ids == completions[index].token_ids
             assert alone.logprobs == pytest.approx(completions[index].logprobs, abs=1e-4)
