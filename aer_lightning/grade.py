@@ -1,29 +1,32 @@
 """``python -m aer_lightning grade FILE.jsonl``: grade predictions against gold answers. Imports neither torch nor lightning.
 
-One JSON object a line, ``{"id", "gold", "prediction"}``; out come ``{"id", "outcome", "reward", "extracted", "reason", "ms"}`` in the same
-order, and a summary on stderr. A malformed line is named there and has no line in the output; the exit status is then 1.
+One JSON object a line, ``{"id", "gold", "prediction"}``, or a run's ``predictions.jsonl`` or ``samples.jsonl`` as they are (``answer`` and
+``completion`` in their place); a ``prompt`` is used if it is there. Out come lines ``{"id", "outcome", "reward", "extracted", "reason",
+"ms"}`` in the same order, and a summary on stderr. A malformed line is named there and has no line in the output; the exit status is then
+1.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import sys
 import time
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
-from aer_lightning.data.rewards import Grade, MathGrader, Outcome, Verifier
+from aer_lightning.data.rewards import ChoiceGrader, ExactGrader, Grade, Grader, MathGrader, Outcome, QuantityGrader, Verifier
+from aer_lightning.data.rewards.countdown import CountdownGrader
 from aer_lightning.data.rewards.extract import EXTRACT_MODES
 from aer_lightning.errors import ConfigError, DataError, UserError
 
 _BATCH = 1_024
-_FIELDS = ("id", "gold", "prediction")
-_OTHER = {"gold": "answer", "prediction": "completion"}  # as predictions.jsonl and samples.jsonl of a run call them
+_GRADERS = ("auto", "math", "countdown", "choice", "exact", "quantity")
+_SHOWN_BAD_GOLDS = 3
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -31,7 +34,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "file",
         metavar="FILE.jsonl",
-        help='lines {"id", "gold", "prediction"}, or predictions.jsonl, samples.jsonl; - reads standard input',
+        help='lines {"id", "gold", "prediction"}, or the predictions.jsonl or samples.jsonl of a run; - reads standard input',
+    )
+    parser.add_argument(
+        "--grader",
+        choices=_GRADERS,
+        default="auto",
+        help="auto: countdown where the first gold answer has numbers and a target, else math (default: %(default)s)",
     )
     parser.add_argument("--out", metavar="OUT.jsonl", help="where the verdicts go (default: standard output)")
     parser.add_argument(
@@ -59,14 +68,29 @@ def _read_line(raw: bytes) -> dict[str, Any]:
         raise ValueError(f"is not JSON ({str(error)[:80]})") from error
     if not isinstance(row, dict):
         raise ValueError("is not a JSON object")
-    for name in _FIELDS:
-        if name not in row and _OTHER.get(name) in row:
-            row[name] = row[_OTHER[name]]
-        if name not in row:
-            raise ValueError(f'has no field "{name}"')
+    for name, other in (("id", "id"), ("gold", "answer"), ("prediction", "completion")):
+        if name not in row and other not in row:
+            raise ValueError(f'has no field "{name}"' + (f' or "{other}"' if other != name else ""))
+        row.setdefault(name, row.get(other))
     if not isinstance(row["prediction"], str):
         raise ValueError('field "prediction" is not a string')
+    prompt = row.get("prompt")
+    if isinstance(prompt, list):
+        prompt = "\n".join(str(message.get("content", "")) for message in prompt if isinstance(message, dict))
+    row["prompt"] = prompt if isinstance(prompt, str) else ""
     return row
+
+
+def _grader(args: argparse.Namespace, gold: Any) -> Grader:
+    """The grader asked for; the first gold answer decides where none was."""
+    name = args.grader
+    if name == "auto":
+        name = "countdown" if isinstance(gold, dict) and {"numbers", "target"} <= set(gold) else "math"
+    if name == "countdown":
+        return CountdownGrader()
+    if name == "math":
+        return cast("Grader", MathGrader(args.extract, args.evaluated == "true"))
+    return cast("Grader", {"choice": ChoiceGrader, "exact": ExactGrader, "quantity": QuantityGrader}[name]())
 
 
 class _Summary:
@@ -77,8 +101,13 @@ class _Summary:
         self.ms = dict.fromkeys(Outcome, 0.0)
         self.slowest = 0.0
         self.malformed = 0
+        self.changed = 0
+        self.bad_golds: list[str] = []
 
-    def add(self, grade: Grade) -> None:
+    def add(self, row: dict[str, Any], grade: Grade) -> None:
+        self.changed += row.get("outcome", grade.outcome.value) != grade.outcome.value
+        if grade.outcome is Outcome.BAD_GOLD and len(self.bad_golds) < _SHOWN_BAD_GOLDS:
+            self.bad_golds.append(f"bad gold answer of {row['id']}: {grade.reason}")
         self.count[grade.outcome] += 1
         self.ms[grade.outcome] += grade.ms
         self.slowest = max(self.slowest, grade.ms)
@@ -90,6 +119,9 @@ class _Summary:
             count = self.count[outcome]
             mean = f"{self.ms[outcome] / count:.1f}" if count else "-"
             lines.append(f"{outcome.value:<10}{count:>9}{count / max(total, 1):>9.3f}{mean:>10}")
+        lines += self.bad_golds
+        if self.changed:
+            lines.append(f"{self.changed} verdicts differ from the outcome that the file has")
         lines.append(f"{'total':<10}{total:>9}   {seconds:.1f} s, slowest answer {self.slowest:.0f} ms, {self.malformed} malformed lines")
         return "\n".join(lines)
 
@@ -131,16 +163,16 @@ def _grade(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         source = _open_in(stack, args.file)
         out = _open_out(stack, args.out, args.file)
-        verifier = stack.enter_context(
-            Verifier(
-                MathGrader(args.extract, args.evaluated == "true"), workers=args.workers, timeout_s=args.timeout, memory_mb=args.memory_mb
-            )
-        )
         rows = _rows(source, "standard input" if args.file == "-" else args.file, summary)
-        while batch := list(islice(rows, _BATCH)):
-            for row, grade in zip(batch, verifier.grade([(row["prediction"], row["gold"]) for row in batch]), strict=True):
-                summary.add(grade)
-                verdict = {"id": row["id"], "outcome": grade.outcome.value, "reward": grade.reward}
+        first = next(rows, None)
+        rows = itertools.chain([] if first is None else [first], rows)
+        grader = _grader(args, first["gold"] if first else None)
+        verifier = stack.enter_context(Verifier(grader, workers=args.workers, timeout_s=args.timeout, memory_mb=args.memory_mb))
+        while batch := list(itertools.islice(rows, _BATCH)):
+            for row, grade in zip(batch, verifier.grade([(row["prediction"], row["gold"], row["prompt"]) for row in batch]), strict=True):
+                summary.add(row, grade)
+                verdict = {"id": row["id"]} | {name: row[name] for name in ("rollout", "sample") if name in row}
+                verdict |= {"outcome": grade.outcome.value, "reward": grade.reward}
                 verdict |= {"extracted": grade.extracted, "reason": grade.reason, "ms": round(grade.ms, 3)}
                 print(json.dumps(verdict), file=out)
             out.flush()

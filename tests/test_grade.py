@@ -129,3 +129,55 @@ def test_bad_usage_is_argparse_error(monkeypatch):
     with pytest.raises(SystemExit) as caught:
         main(["x.jsonl", "--extract", "nonsense"])
     assert caught.value.code == 2
+
+
+def write(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_predictions_and_samples_of_a_run_are_read_as_they_are(tmp_path, capsys):
+    prediction = {
+        "source": "s",
+        "id": "a",
+        "sample": 1,
+        "outcome": "wrong",
+        "answer": "14",
+        "prompt": [{"role": "user", "content": "8+6?"}],
+    }
+    path = write(tmp_path / "predictions.jsonl", prediction | {"completion": "8 + 6 = 14"}, prediction | {"completion": "8 + 6"})
+    assert main([path, "--workers", "1"]) == 0
+    printed = capsys.readouterr()
+    first, second = map(json.loads, printed.out.splitlines())
+    assert (first["id"], first["sample"], first["outcome"], second["outcome"]) == ("a", 1, "correct", "wrong")
+    assert "1 verdicts differ from the outcome that the file has" in printed.err
+    answer = {"numbers": [14, 2], "target": 7}
+    sample = {"rollout": 3, "id": "c", "prompt": "14 2=7:", "outcome": "correct", "answer": answer}
+    path = write(tmp_path / "samples.jsonl", sample | {"completion": "14/2"}, sample | {"completion": "14-2", "outcome": "wrong"})
+    assert main([path]) == 0
+    printed = capsys.readouterr()
+    first, second = map(json.loads, printed.out.splitlines())
+    assert (first["rollout"], first["outcome"], second["outcome"]) == (3, "correct", "wrong")
+    assert "differ" not in printed.err
+
+
+def test_what_a_completion_repeats_of_its_prompt_is_no_answer(tmp_path, capsys):
+    path = write(tmp_path / "in.jsonl", {"id": 0, "gold": "5", "prompt": "What is 10 minus 5?", "prediction": "To solve 10 minus 5, you"})
+    assert main([path, "--workers", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["reward"] == 0.0
+
+
+def test_graders_by_name(tmp_path, capsys):
+    path = write(tmp_path / "in.jsonl", {"id": 0, "gold": "B", "prediction": "The answer is (B)."})
+    for name, reward in (("choice", 1.0), ("exact", 0.0)):
+        assert main([path, "--grader", name]) == 0
+        assert json.loads(capsys.readouterr().out)["reward"] == reward
+
+
+def test_the_first_bad_gold_answers_are_shown_with_their_reasons(tmp_path, capsys):
+    rows = [{"id": f"g{i}", "gold": gold, "prediction": "1"} for i, gold in enumerate(("1/0", "", "1,,2", "nan", "1"))]
+    assert main([write(tmp_path / "in.jsonl", *rows), "--workers", "1"]) == 0
+    shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bad gold answer of")]
+    assert shown == [
+        "bad gold answer of g0: division by zero", "bad gold answer of g1: empty", "bad gold answer of g2: an element is empty",
+    ]  # fmt: skip

@@ -30,7 +30,7 @@ class Benchmark(ProblemPrompts):
         template: text of the prompt, with ``{problem}`` once in it.
         chat: hand the text to the tokenizer's chat template, as the user's message, instead of reading it as it is.
         system_prompt: system message before it; needs ``chat``.
-        grader: judges completions; ``MathGrader`` by default.
+        grader: judges completions; ``MathGrader`` by default, of the box alone where the template or the system prompt asks for one.
         name: name in metrics.
         label_field: field whose value groups problems in reports; null for one group.
         limit: keep the first so many problems.

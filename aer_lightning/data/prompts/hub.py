@@ -23,7 +23,7 @@ class HubPrompts(ProblemPrompts):
         template: text of the prompt, with ``{problem}`` once in it.
         chat: hand the text to the tokenizer's chat template, as the user's message, instead of reading it as it is.
         system_prompt: system message before it; needs ``chat``.
-        grader: judges completions; ``MathGrader`` by default.
+        grader: judges completions; ``MathGrader`` by default, of the box alone where the template or the system prompt asks for one.
         name: name in metrics; the last part of ``path`` by default.
         id_field: column with a problem's unique name; null numbers the rows, ``<name>/<number>``.
         problem_field: column with its text.

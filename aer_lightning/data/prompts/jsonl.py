@@ -24,7 +24,7 @@ class JsonlPrompts(ProblemPrompts):
         template: text of the prompt, with ``{problem}`` once in it.
         chat: hand the text to the tokenizer's chat template, as the user's message, instead of reading it as it is.
         system_prompt: system message before it; needs ``chat``.
-        grader: judges completions; ``MathGrader`` by default.
+        grader: judges completions; ``MathGrader`` by default, of the box alone where the template or the system prompt asks for one.
         name: name in metrics; the file's name without its ending by default.
         id_field: field with a problem's unique name; null numbers the lines.
         problem_field: field with its text.

@@ -28,7 +28,7 @@ class ProblemPrompts:
         template: text of the prompt, with ``{problem}`` once in it.
         chat: hand the text to the tokenizer's chat template, as the user's message, instead of reading it as it is.
         system_prompt: system message before it; needs ``chat``.
-        grader: judges completions; ``MathGrader`` by default.
+        grader: judges completions; ``MathGrader`` by default, of the box alone where the template or the system prompt asks for one.
         id_field: field with a problem's unique name; null numbers the rows, ``<name>/<number>``.
         problem_field: field with its text.
         answer_field: field with its gold answer, a string or a number.
@@ -100,11 +100,12 @@ class ProblemPrompts:
 
     @property
     def grader(self) -> Grader:
-        """The grader handed in, or a ``MathGrader``."""
+        """The grader handed in, or a ``MathGrader``, which reads the box alone where the template asks for one."""
         if self._grader is None:
             from aer_lightning.data.rewards.math import MathGrader
 
-            self._grader = cast("Grader", MathGrader())
+            asked = f"{self.template} {self.system_prompt or ''}"
+            self._grader = cast("Grader", MathGrader("boxed" if "\\boxed" in asked else "auto"))
         return self._grader
 
     @property

@@ -195,3 +195,10 @@ def test_shared_files_load():
     assert len(report.overlaps["test"]) >= len(expected)
     labelled = JsonlPrompts(SHARED / "math500.jsonl", label_field="subject")
     assert len(labelled.labels) == 7
+
+
+def test_where_a_box_is_asked_for_only_a_box_is_an_answer(write):
+    boxed = JsonlPrompts(write(*ROWS), template="{problem} Write the answer in \\boxed{}.")
+    free = JsonlPrompts(write(*ROWS))
+    in_the_system_prompt = JsonlPrompts(write(*ROWS), chat=True, system_prompt="Answer in \\boxed{}.")
+    assert [source.grader.extract for source in (boxed, free, in_the_system_prompt)] == ["boxed", "auto", "boxed"]
