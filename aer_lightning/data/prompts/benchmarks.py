@@ -2,6 +2,10 @@ r"""Presets for the benchmarks of mathematical reasoning: from the hub by defaul
 
 ``AIME24``, ``AIME25``, ``AMC23``, ``MATH500`` and ``GSM8K`` know their data set on the hub, its split and its columns, and ask for the
 answer in ``\boxed{}`` through the tokenizer's chat template. For other files and wordings there are ``JsonlPrompts`` and ``HubPrompts``.
+
+Where the answer is read: the public graders of MATH (also used for AIME and AMC) take the last box and nothing else, as the default here
+does; GSM8K's own takes what follows ``####``, and its usual relaxed one the last number: ``extract: final_answer`` and ``last_number``. All
+of them pay an expression of the gold value too, ``evaluated: false`` here.
 """
 
 from __future__ import annotations
