@@ -180,8 +180,9 @@ def draw(entropies: list[float], target: float, found: dict[str, tuple[str, list
         panels += [(name, unit, values, PALETTE[0]) for name, (unit, values) in found.items()]
         for place, (title, unit, values, color) in zip(axes, panels, strict=True):
             place.plot(values, color=color, drawstyle="steps-post" if place is not axes[0] else "default")
-            across = place.get_xaxis_transform()
-            place.fill_between(range(len(below)), 0, 1, where=below, step="post", transform=across, color=PALETTE[2], alpha=0.18, lw=0)
+            for start in (k for k in range(1, len(below)) if below[k] and not below[k - 1]):
+                end = next((k for k in range(start, len(below)) if not below[k]), len(below))
+                place.axvspan(start, end, color=PALETTE[2], alpha=0.18, linewidth=0)
             place.set(title=title, ylabel=unit, xlabel="rollout", xlim=(0, len(values) - 1))
         mark_level(axes[0], target, "H*", color=MUTED)
         PICTURE.parent.mkdir(parents=True, exist_ok=True)
