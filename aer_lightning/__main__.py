@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from aer_lightning import __version__
 from aer_lightning.errors import UserError
+from aer_lightning.signals import Stopped
 
 TRAINER_COMMANDS = {
     "fit": "train a policy: fit -c configs/aer.yaml [-c overlay.yaml] [--key value]",
@@ -61,6 +62,10 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Stopped as stop:
+        if str(stop):
+            print(stop, file=sys.stderr)
+        return stop.status
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

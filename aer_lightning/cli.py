@@ -13,16 +13,17 @@ from typing import Any
 from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from aer_lightning import cli_parts
+from aer_lightning.callbacks.checkpoint import RolloutCheckpoint
 from aer_lightning.callbacks.curves import Curves
 from aer_lightning.callbacks.evaluation_log import EvaluationLog
 from aer_lightning.callbacks.evaluation_report import EvaluationReport
 from aer_lightning.callbacks.export import HFExport
+from aer_lightning.callbacks.graceful_stop import GracefulStop
 from aer_lightning.callbacks.history import MetricsHistory
 from aer_lightning.callbacks.initial_validation import InitialValidation
 from aer_lightning.callbacks.predictions import PredictionLog
@@ -38,6 +39,8 @@ from aer_lightning.errors import ConfigError, UserError
 from aer_lightning.modules.policy import PolicyModule
 from aer_lightning.modules.strategies import named_strategy
 from aer_lightning.overlays import check_overlays
+from aer_lightning.resume_options import Resumption, add_arguments, find
+from aer_lightning.signals import REQUEST, Stopped
 
 REPORTING = {
     "random_state": RandomState,
@@ -51,6 +54,7 @@ REPORTING = {
     "curves": Curves,
     "export": HFExport,
     "summary": Summary,
+    "checkpoint": RolloutCheckpoint,
 }
 TRAINER_DEFAULTS = {
     "inference_mode": False,  # weights are read and served between training steps, which inference tensors forbid
@@ -74,8 +78,7 @@ class AERCommandLine(LightningCLI):
         parser.add_argument("--run_dir", type=str | None, default=None, help="Folder of the run, which must not exist yet.")
         for key, callback in REPORTING.items():
             parser.add_lightning_class_args(callback, key)
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults({"checkpoint.save_last": "link", "checkpoint.auto_insert_metric_name": False})
+        add_arguments(parser)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         """Leave the table of an evaluation to ``evaluation_report``; ``--verbose true`` prints Lightning's own beside it."""
@@ -85,10 +88,21 @@ class AERCommandLine(LightningCLI):
         return parser
 
     def _parse_ckpt_path(self) -> None:
-        """Refuse a checkpoint that is not there; this package keeps no hyper-parameters in checkpoints."""
-        path = self._get(self.config, "ckpt_path") if self.subcommand_name else None
-        if path and path not in ("best", "last", "hpc", "registry") and "://" not in path and not Path(path).exists():
-            raise ConfigError(f"ckpt_path: no file {path}; give a .ckpt file from a run's checkpoints folder")
+        """Find the checkpoint to go on from, or refuse the one given; this package keeps no hyper-parameters in checkpoints."""
+        self.resumption = Resumption()
+        if self.subcommand_name is not None:
+            self.resumption = find(self.subcommand_name, self.config[self.subcommand_name], process_rank())
+            self.save_config_kwargs = {**self.save_config_kwargs, "overwrite": self.resumption.folder is not None}
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        return kwargs | ({"ckpt_path": str(self.resumption.checkpoint)} if self.resumption.checkpoint is not None else {})
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if self.resumption.is_complete(self.trainer):
+            print(f"{self.resumption.folder}: this run is complete and has reported; nothing is left to do")
+            return
+        super()._run_subcommand(subcommand)
 
     @property
     def subcommand_name(self) -> str | None:
@@ -101,7 +115,7 @@ class AERCommandLine(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build everything; what a constructor refuses comes out as its own line, not as the parser's account of it."""
         given, own = self.config, self._get(self.config, "trainer")["default_root_dir"]
-        self._root = Path(own or run_dir(self._get(self.config, "run_dir"), self._get(self.config, "name")))
+        self._root = Path(own or self.resumption.folder or run_dir(self._get(self.config, "run_dir"), self._get(self.config, "name")))
         try:
             # The run's own paths are no part of the configuration that is saved, which starts the same run in another folder.
             self.config = given.clone()
@@ -122,9 +136,12 @@ class AERCommandLine(LightningCLI):
         kwargs["default_root_dir"] = str(self._root)
         if config["logger"] in (None, True):
             kwargs["logger"] = [TensorBoardLogger(self._root, name="", version="")]
-        trainer = super().instantiate_trainer(**kwargs)
+        trainer: Any = super().instantiate_trainer(**kwargs)
         if str(config["precision"]) in ("16-mixed", "16") and isinstance(trainer.accelerator, CPUAccelerator):
             raise ConfigError("trainer.precision: there is no fp16 on a CPU, and Lightning would take bf16 in its place; use bf16-mixed")
+        if self.subcommand_name == "fit":
+            self.resumption.tell(trainer)
+            trainer.callbacks.append(GracefulStop(self._get(self.config, "stop_grace")))
         return trainer
 
 
@@ -199,8 +216,15 @@ def subcommand_options(command: str) -> list[str]:
 
 def quieten() -> None:
     """Leave out what tells the user of a run nothing: advice that does not apply here, and tips for other products."""
+    # The state of our loader is the DataModule's, so that it resumes inside an epoch.
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
     # Figures are reduced over ranks before they are logged; arguments are given as a list on purpose; loaders are no DataLoaders.
-    for message in ("It is recommended to use `self.log", "LightningCLI's args parameter", ".*LeafSpec.*is deprecated"):
+    for message in (
+        "It is recommended to use `self.log",
+        "LightningCLI's args parameter",
+        "torch.distributed is disabled",
+        ".*LeafSpec.*is deprecated",
+    ):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
 
@@ -215,18 +239,23 @@ def main(argv: list[str]) -> int:
 
     Raises:
         ConfigError: Lightning refused a combination of options.
+        Stopped: a signal asked the run to stop.
     """
     if (text := find_help(argv, help_roots())) is not None:
         print(text)
         return 0
+    if argv[0] == "fit":
+        REQUEST.install()
     try:
         build(argv)
     except MisconfigurationException as error:
         discard_unused_run_dir()
         raise ConfigError(" ".join(str(error).split())) from error
-    except UserError:
+    except (UserError, Stopped):
         discard_unused_run_dir()
         raise
+    finally:
+        REQUEST.uninstall()
     return 0
 
 

@@ -18,7 +18,7 @@ PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow", "CometLogger": "co
 
 
 def place_files(config: Any, root: Path) -> None:
-    """Have loggers and checkpoints write into the run's folder; changes a subcommand's configuration in place.
+    """Have loggers write into the run's folder; changes a subcommand's configuration in place.
 
     A relative ``save_dir`` of a logger is one inside the run's folder. MLflow gets a database there, unless a ``tracking_uri`` or the
     environment's ``MLFLOW_TRACKING_URI`` names another; W&B gets the run's name, and the project ``aer_lightning`` where none is named.
@@ -30,8 +30,6 @@ def place_files(config: Any, root: Path) -> None:
     Raises:
         ConfigError: the package of a logger is not installed.
     """
-    if (checkpoint := config.get("checkpoint")) is not None and checkpoint.get("dirpath") is None:
-        checkpoint["dirpath"] = str(root / "checkpoints")
     loggers = config["trainer"].get("logger")
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         args = logger.get("init_args") if hasattr(logger, "get") else None

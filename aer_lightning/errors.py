@@ -22,3 +22,7 @@ class StaleWeightsError(UserError):
 
 class NonFiniteLossError(UserError):
     """A loss is NaN or infinite; raised before the weights are touched."""
+
+
+class SaveError(UserError):
+    """A checkpoint could not be written and the run was told to stop then."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.loops.utilities import _reset_progress
@@ -27,17 +28,31 @@ class InitialValidation(pl.Callback):
         if not self.enabled or trainer.global_step > 0 or trainer.ckpt_path is not None or not trainer.enable_validation:
             return
         loop = trainer.fit_loop.epoch_loop.val_loop
-        connector = trainer._logger_connector
-        first, function, has_run = connector._first_loop_iter, connector._current_fx, loop._has_run
-        # As the training loop does it: this picks the loop whose results `self.log` writes to.
-        trainer.validating = True
-        try:
-            with isolate_rng():
-                loop.run()
-        finally:
-            trainer.training = True
-        connector._first_loop_iter, connector._current_fx = first, function
+        has_run = loop._has_run
+        with isolate_rng():
+            run_validation(trainer)
         # The counters go into checkpoints; with these set back they are those of a run without this evaluation.
         _reset_progress(loop)
         loop._has_run = has_run
         loop._seen_batches_per_dataloader = defaultdict(int)
+
+
+def run_validation(trainer: pl.Trainer, epochs_done: int = 0) -> None:
+    """Run one whole validation at the start of training, logged as one that the training loop runs.
+
+    Args:
+        trainer: in its ``on_train_start``.
+        epochs_done: epochs to count less while it runs, where it belongs to the end of an earlier one.
+    """
+    connector = trainer._logger_connector
+    first, function = connector._first_loop_iter, connector._current_fx
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    # As the training loop does it: this picks the loop whose results `self.log` writes to.
+    trainer.validating = True
+    progress.completed -= epochs_done
+    try:
+        trainer.fit_loop.epoch_loop.val_loop.run()
+    finally:
+        trainer.training = True
+        progress.completed += epochs_done
+    connector._first_loop_iter, connector._current_fx = first, function
