@@ -216,6 +216,7 @@ def subcommand_options(command: str) -> list[str]:
 
 def quieten() -> None:
     """Leave out what tells the user of a run nothing: advice that does not apply here, and tips for other products."""
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # deprecations of torch's own
     # The state of our loader is the DataModule's, so that it resumes inside an epoch.
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
     # Figures are reduced over ranks before they are logged; arguments are given as a list on purpose; loaders are no DataLoaders.

@@ -13,6 +13,7 @@ from aer_lightning.errors import ConfigError
 
 RUNS = Path("runs")
 COMPLETE = "complete.json"  # in the folder of checkpoints: nothing is left to do
+BEGINNINGS = ("events.out.tfevents", "hparams.yaml", "metrics.csv", "samples.jsonl", "evaluation.jsonl", "wandb", "mlflow.db")
 MODEL, DATA = "model", "data"
 # Options of model and data that change how fast or where something is computed, or what is reported, and not what is trained.
 FREE = (
@@ -70,8 +71,10 @@ def check_run_folder(folder: Path) -> None:
     Raises:
         ConfigError: names the folder.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in ("config.yaml", FOLDER)):
-        raise ConfigError(f"run_dir: {folder} is not empty and no run's folder; choose another, nothing was written")
+    if not folder.is_dir() or any((folder / name).exists() for name in ("config.yaml", FOLDER)):
+        return
+    if strange := next((path.name for path in folder.iterdir() if not path.name.startswith(BEGINNINGS)), None):
+        raise ConfigError(f"run_dir: {folder} is no run's folder, it holds {strange}; choose another, nothing was written")
 
 
 def configuration(config: Any) -> dict[str, Any]:

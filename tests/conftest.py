@@ -105,7 +105,7 @@ class Runs:
         """A CPU trainer that logs to memory and writes nothing unless asked."""
         import lightning.pytorch as pl
         import torch
-        from lightning.pytorch.callbacks import ModelCheckpoint
+        from lightning.pytorch.callbacks import Checkpoint
 
         from aer_lightning.callbacks.random_state import RandomState
 
@@ -122,7 +122,7 @@ class Runs:
             "log_every_n_steps": 1,
             "enable_progress_bar": False,
             "enable_model_summary": False,
-            "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in stack),
+            "enable_checkpointing": any(isinstance(c, Checkpoint) for c in stack),
             "use_distributed_sampler": False,
         }
         return pl.Trainer(callbacks=stack, **(values | kwargs))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 
 from aer_lightning import __version__
@@ -82,16 +82,10 @@ class RolloutCheckpoint(Checkpoint):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Teach the strategy to read checkpoint folders, and make ready to write them. Collective."""
         restore.install(trainer)
-        self.newest = Path(trainer.ckpt_path) if trainer.ckpt_path is not None else None
         if stage != "fit":
             return
-        whole = None
-        if isinstance(trainer.strategy, FSDPStrategy):  # its shards have no names of their own
-
-            def whole(folder: Path) -> None:
-                trainer.save_checkpoint(folder / restore.WHOLE)
-
-        self._saver = Saver(run_folder(trainer) / FOLDER, self.keep_last, whole)
+        finish_when_done(trainer)
+        self._saver = Saver(run_folder(trainer) / FOLDER, self.keep_last)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read optimizer and schedule as configured, before a checkpoint's take their place."""
@@ -100,6 +94,7 @@ class RolloutCheckpoint(Checkpoint):
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that lacks a part of this run."""
         if trainer.state.fn == "fit":
+            self.newest = Path(str(trainer.ckpt_path))
             check_parts(trainer, checkpoint, str(trainer.ckpt_path), self.new_callbacks)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -153,7 +148,7 @@ class RolloutCheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Take note of the state after this step, and save it where a checkpoint is due. Collective."""
-        if not isinstance(batch, RolloutBatch) or trainer.fit_loop._should_accumulate():
+        if not isinstance(batch, RolloutBatch):
             return
         self.take(trainer, batch.last)
         if batch.last:
@@ -258,6 +253,28 @@ class RolloutCheckpoint(Checkpoint):
         if self._saver is not None:
             self._saver.close()
             self._saver = None
+
+
+def finish_when_done(trainer: pl.Trainer) -> None:
+    """Have a run that is resumed with all its steps done go through the hooks of its end.
+
+    Lightning returns before any hook where ``max_steps`` is reached at the start, so that a run which died before its export or its last
+    evaluation would stay without them.
+    """
+    loop = trainer.fit_loop
+    run = loop.run
+
+    def run_or_finish() -> None:
+        if trainer.ckpt_path is None or not 0 <= trainer.max_steps <= trainer.global_step:
+            run()
+            return
+        loop.setup_data()
+        loop.reset()
+        loop.on_run_start()
+        loop._restarting = False
+        loop.on_run_end()
+
+    loop.run = run_or_finish  # type: ignore[method-assign]
 
 
 def ends_here(trainer: pl.Trainer) -> bool:

@@ -46,11 +46,11 @@ class GracefulStop(Checkpoint):
 
     def __init__(self, stop_grace: float = 20.0) -> None:
         if not stop_grace >= 0:
-            raise ConfigError(f"stop.stop_grace: must be 0 or more seconds, got {stop_grace}")
+            raise ConfigError(f"stop_grace: must be 0 or more seconds, got {stop_grace}")
         self.stop_grace = stop_grace
         self.checkpoint: RolloutCheckpoint | None = None
         self._gate = threading.Lock()
-        self._inside = self._agreed = False
+        self._inside = self._agreed = self.leaving = False
         self._watcher: _Watcher | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -70,13 +70,12 @@ class GracefulStop(Checkpoint):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         """A step begins: until its end nobody else may take the state of the last one."""
-        if not self._inside:
-            self._gate.acquire()
-            self._inside = True
+        self._gate.acquire()
+        self._inside = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Agree whether to stop here. Collective."""
-        if not isinstance(batch, RolloutBatch) or trainer.fit_loop._should_accumulate():
+        if not isinstance(batch, RolloutBatch):
             return
         if self._asked(trainer):
             self._end_watch()
@@ -108,6 +107,8 @@ class GracefulStop(Checkpoint):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Close engine and workers of a run that was asked to stop."""
+        if self.leaving:
+            threading.Event().wait()  # the watching thread is saving and ends the process
         self._end_watch()
         REQUEST.deferred = False
         if isinstance(exception, Stopped):
@@ -202,8 +203,12 @@ class _Watcher(threading.Thread):
     def _leave(self) -> None:
         """Save the last step's state, close what can be closed, and end the process; the main thread waits for something else."""
         checkpoint, trainer = self._stop_callback.checkpoint, self._trainer
-        status = 1
+        status, self._stop_callback.leaving = 1, True
         try:
+            if (memory := getattr(trainer.lightning_module, "memory", None)) is not None and memory.generating and memory.allocator.shared:
+                # The engine has the device. Once it is gone, what waits in host memory has room again.
+                trainer.datamodule.engine.close()  # type: ignore[attr-defined]
+                memory.take_back()
             saved = checkpoint.save(wait=True) if checkpoint is not None else None
             stopped = self._stop_callback.stopped(trainer, saved)
             status = stopped.status

@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import torch.distributed.checkpoint as dcp
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict import set_model_state_dict, set_optimizer_state_dict
@@ -17,8 +17,6 @@ from torch.distributed.checkpoint.state_dict import set_model_state_dict, set_op
 from aer_lightning.checkpoints.folder import MANIFEST, NAMES, STATE, checkpoints, verify
 from aer_lightning.checkpoints.state import MODEL, OPTIMIZER, heavy_state, named_optimizer_state, optimizer_state, unpacked
 from aer_lightning.errors import DataError
-
-WHOLE = "whole.ckpt"  # Lightning's own file, under a strategy that has no shards by name
 
 
 def is_checkpoint_folder(path: str | Path) -> bool:
@@ -35,8 +33,6 @@ def install(trainer: pl.Trainer) -> None:
         path = Path(checkpoint_path)
         if not is_checkpoint_folder(path):
             return original(checkpoint_path, weights_only)
-        if (path / WHOLE).is_file():
-            return original(path / WHOLE, True)
         return load(path, trainer)
 
     strategy.load_checkpoint = load_checkpoint  # type: ignore[method-assign]
@@ -52,8 +48,6 @@ def load(path: Path, trainer: pl.Trainer) -> dict[str, Any]:
         module = trainer.lightning_module
         _load_shards(path, module, strategy.optimizers if fitting else [], rest)
         return checkpoint
-    if isinstance(strategy, FSDPStrategy):
-        raise DataError(f"ckpt_path: {path} was not written under FSDP; resume it with configs/strategy/fsdp2.yaml")
     tensors = read_tensors(path, (MODEL, OPTIMIZER) if fitting else (MODEL,))
     checkpoint["state_dict"] = weights(tensors, aliases)
     checkpoint["optimizer_states"] = [optimizer_state(i, entry, tensors) for i, entry in enumerate(rest)]

@@ -45,12 +45,10 @@ class Saver:
     Args:
         folder: of the checkpoints.
         keep: newest checkpoints that stay; older ones are deleted once a new one is whole.
-        whole: writes a checkpoint that has no shards by name into a folder, at once; None where there are shards.
     """
 
-    def __init__(self, folder: Path, keep: int, whole: Callable[[Path], None] | None = None) -> None:
+    def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
-        self._whole = whole
         # A group of its own, because the writing thread's collectives must not mix with those of training.
         self._group = dist.new_group(backend="gloo") if dist.is_initialized() and dist.get_world_size() > 1 else None
         self._rank = dist.get_rank() if self._group is not None else 0
@@ -68,14 +66,6 @@ class Saver:
     def begin(self, snapshot: Snapshot) -> None:
         """Copy to host memory and return; the rest happens in the background. The save before has to have been waited for."""
         assert self._pending is None and self._executor is not None
-        if self._whole is not None:
-            done: Future[Path] = Future()
-            try:
-                done.set_result(self._write(snapshot, {}))
-            except FAILURES as error:
-                done.set_exception(error)
-            self._pending = snapshot.step, done
-            return
         staged: Any = self._stager.stage(snapshot.tensors)
         self._pending = snapshot.step, self._executor.submit(self._write, snapshot, staged)
 
@@ -106,11 +96,8 @@ class Saver:
     def _write(self, snapshot: Snapshot, tensors: dict[str, Tensor]) -> Path:
         partial = self._together(lambda: begin(self.folder, snapshot.step) if self._rank == 0 else None)[0]
         try:
-            if self._whole is not None:
-                self._whole(partial)
-            else:
-                writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
-                dcp.save(tensors, storage_writer=writer, process_group=self._group, no_dist=self._group is None)
+            writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
+            dcp.save(tensors, storage_writer=writer, process_group=self._group, no_dist=self._group is None)
             files = self._together(lambda: self._fingerprints(partial))
             return self._together(lambda: self._commit(partial, snapshot, files) if self._rank == 0 else None)[0]
         except FAILURES:
@@ -121,8 +108,6 @@ class Saver:
     def _fingerprints(self, partial: Path) -> dict[str, dict[str, Any]]:
         """Of the files that this rank wrote; the writer names them by rank, counted from 1."""
         own = f"shard-{self._rank + 1:05d}-"
-        if self._whole is not None:
-            own = "" if self._rank == 0 else "/"
         return {path.name: fingerprint(path) for path in partial.iterdir() if path.name.startswith(own)}
 
     def _commit(self, partial: Path, snapshot: Snapshot, files: list[dict[str, dict[str, Any]]]) -> Path:

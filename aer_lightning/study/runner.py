@@ -12,13 +12,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
+from aer_lightning.checkpoints.folder import FOLDER, checkpoints
 from aer_lightning.errors import ConfigError
-from aer_lightning.reporting.counts import EVALUATION_FILE
 from aer_lightning.study.configuration import read_yaml
 from aer_lightning.study.plan import Run
 
 DONE = "summary.json"  # written when a run has trained, evaluated and reported
-LAST = Path("checkpoints", "last.ckpt")
 # One core per process: two processes with two threads each are slower than two with one.
 ONE_CORE = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1") | {"TOKENIZERS_PARALLELISM": "false"}
 
@@ -30,11 +29,6 @@ def finished(folder: Path) -> bool:
     return (folder / DONE).is_file()
 
 
-def interrupted(folder: Path) -> Path:
-    """Where the first part of a run waits while the rest runs in ``folder``."""
-    return folder.with_name(f"{folder.name}.interrupted")
-
-
 def check_finished(runs: Sequence[Run], root: Path) -> None:
     """Refuse to count a run as done that was made by another configuration.
 
@@ -43,7 +37,7 @@ def check_finished(runs: Sequence[Run], root: Path) -> None:
     """
     for run in runs:
         folder = root / run.folder
-        begun = finished(folder) or _resumable(folder) is not None
+        begun = finished(folder) or bool(checkpoints(folder / FOLDER))
         if begun and (not _file(folder).is_file() or read_yaml(_file(folder)) != run.config):
             raise ConfigError(f"{folder}: was made with another plan; delete it to run it again, or choose another --runs")
 
@@ -52,45 +46,19 @@ def _file(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.yaml")
 
 
-def _resumable(folder: Path) -> Path | None:
-    """The part of an unfinished run with the newest checkpoint."""
-    return next((part for part in (folder, interrupted(folder)) if (part / LAST).is_file()), None)
-
-
 def prepare(run: Run, root: Path) -> list[str]:
-    """Write the run's configuration, put an interrupted part aside, and return the command line that starts or resumes the run."""
+    """Write the run's configuration, and return the command line that starts the run or has it go on."""
     import yaml
 
     folder = root / run.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     _file(folder).write_text(yaml.safe_dump(run.config, sort_keys=False), encoding="utf-8")
-    aside = interrupted(folder)
-    part = _resumable(folder)
-    if part == folder:
-        # Interrupted once more: the new part has every row of the old one but its evaluations.
-        _keep_evaluations(aside, folder)
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-    command = ["fit", "-c", str(_file(folder)), "--run_dir", str(folder)]
-    return command if part is None else [*command, "--ckpt_path", str(aside / LAST)]
+    return ["fit", "-c", str(_file(folder)), "--run_dir", str(folder), "--resume", "auto"]
 
 
 def complete(run: Run, root: Path) -> None:
-    """Tidy up after a run: one folder with all evaluations, without checkpoints."""
-    folder = root / run.folder
-    aside = interrupted(folder)
-    _keep_evaluations(aside, folder)
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-
-
-def _keep_evaluations(old: Path, new: Path) -> None:
-    before, after = old / EVALUATION_FILE, new / EVALUATION_FILE
-    if before.is_file():
-        text = before.read_text(encoding="utf-8") + (after.read_text(encoding="utf-8") if after.is_file() else "")
-        after.write_text(text, encoding="utf-8")
+    """Tidy up after a run, which needs its checkpoints no more."""
+    shutil.rmtree(root / run.folder / FOLDER, ignore_errors=True)
 
 
 class Processes:

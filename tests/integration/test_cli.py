@@ -47,10 +47,12 @@ def test_default_run_leaves_what_a_user_needs(cli, small, random_model, tmp_path
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from aer_lightning.checkpoints.restore import read_tensors
+
     exported = AutoModelForCausalLM.from_pretrained(run / "model")
     AutoTokenizer.from_pretrained(run / "model")
-    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    assert all(torch.equal(tensor, checkpoint[f"policy.model.{name}"]) for name, tensor in exported.state_dict().items())
+    checkpoint = read_tensors(run / "checkpoints" / "last.ckpt", ["model."])
+    assert all(torch.equal(tensor, checkpoint[f"model.policy.model.{name}"]) for name, tensor in exported.state_dict().items())
 
     # The saved config alone starts the same run again.
     again = tmp_path / "again"

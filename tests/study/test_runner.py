@@ -13,7 +13,7 @@ import pytest
 from aer_lightning.errors import ConfigError
 from aer_lightning.study.configuration import read_yaml
 from aer_lightning.study.plan import Run
-from aer_lightning.study.runner import Processes, check_finished, complete, finished, interrupted, prepare, run_all
+from aer_lightning.study.runner import Processes, check_finished, finished, run_all
 
 
 def fake_run(name="a", **config):
@@ -31,13 +31,8 @@ class FakeLaunch:
         name = read_yaml(arguments[arguments.index("-c") + 1])["name"]
         with self.lock:
             self.commands.append(list(arguments))
-        assert not folder.exists(), "fit refuses a folder that is there"
-        (folder / "checkpoints").mkdir(parents=True)
-        (folder / "checkpoints" / "last.ckpt").write_text("weights")
-        resumed = "--ckpt_path" in arguments
-        if resumed:
-            assert Path(arguments[arguments.index("--ckpt_path") + 1]).is_file()
-        (folder / "evaluation.jsonl").write_text("late\n" if resumed else "early\n")
+        assert arguments[-2:] == ["--resume", "auto"]
+        (folder / "checkpoints" / "step-00000001.ckpt").mkdir(parents=True, exist_ok=True)
         if name in self.stop:
             log.write_text("something\nerror: it was stopped\n")
             return 1
@@ -60,32 +55,22 @@ def test_what_two_methods_share_is_run_once(tmp_path):
     assert [line.split()[1] for line in said] == ["a", "c"] and len(launch.commands) == 2
 
 
-def test_an_interrupted_run_goes_on_from_its_last_checkpoint(tmp_path):
+def test_an_interrupted_run_goes_on(tmp_path):
     run, folder = fake_run(), tmp_path / "a" / "seed1"
     stopped = FakeLaunch(stop=["a"])
     (failure,) = run_all([run], tmp_path, 1, stopped, lambda r: 1.0, lambda _: None)
     assert failure == "a seed1: it was stopped" and not finished(folder)
-    run_all([run], tmp_path, 1, stopped, lambda r: 1.0, lambda _: None)  # a second interruption
-    assert interrupted(folder).exists()
+    assert (folder / "checkpoints").exists(), "the checkpoint of an unfinished run stays"
     launch = FakeLaunch()
     assert run_all([run], tmp_path, 1, launch, lambda r: 1.0, lambda _: None) == []
-    (command,) = launch.commands
-    assert command[command.index("--ckpt_path") + 1] == str(interrupted(folder) / "checkpoints" / "last.ckpt")
-    assert finished(folder) and not interrupted(folder).exists()
-    assert (folder / "evaluation.jsonl").read_text() == "early\nlate\nlate\n", "no evaluation is lost"
+    assert launch.commands == stopped.commands, "the same command goes on"
+    assert finished(folder) and not (folder / "checkpoints").exists()
 
 
-def test_a_run_stopped_before_its_first_checkpoint_starts_again(tmp_path):
-    run, folder = fake_run(), tmp_path / "a" / "seed1"
-    prepare(run, tmp_path)
-    folder.mkdir()
-    (folder / "metrics.csv").write_text("half")
-    assert "--ckpt_path" not in prepare(run, tmp_path) and not folder.exists()
-    # The same after an earlier part that did get to a checkpoint.
-    (interrupted(folder) / "checkpoints").mkdir(parents=True)
-    (interrupted(folder) / "checkpoints" / "last.ckpt").write_text("weights")
-    folder.mkdir()
-    assert prepare(run, tmp_path)[-1] == str(interrupted(folder) / "checkpoints" / "last.ckpt") and not folder.exists()
+def test_an_unfinished_run_of_another_plan_is_refused(tmp_path):
+    run_all([fake_run()], tmp_path, 1, FakeLaunch(stop=["a"]), lambda r: 1.0, lambda _: None)
+    with pytest.raises(ConfigError, match="another plan"):
+        check_finished([fake_run(rate=1.0)], tmp_path)
 
 
 def test_runs_of_another_plan_are_not_counted(tmp_path):
@@ -100,14 +85,6 @@ def test_one_failure_does_not_stop_the_others(tmp_path):
     launch = FakeLaunch(stop=["a"])
     failures = run_all([fake_run(n) for n in "abc"], tmp_path, 2, launch, lambda r: 1.0, lambda _: None)
     assert len(failures) == 1 and finished(tmp_path / "b" / "seed1") and finished(tmp_path / "c" / "seed1")
-
-
-def test_completing_a_fresh_run_changes_no_evaluation(tmp_path):
-    folder = tmp_path / "a" / "seed1"
-    folder.mkdir(parents=True)
-    (folder / "evaluation.jsonl").write_text("one\n")
-    complete(fake_run(), tmp_path)
-    assert (folder / "evaluation.jsonl").read_text() == "one\n"
 
 
 def test_a_process_has_one_core_and_can_be_stopped(tmp_path, monkeypatch):
