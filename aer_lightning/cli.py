@@ -207,7 +207,16 @@ def subcommand_options(command: str) -> list[str]:
     """Long options of a subcommand, those of its classes included, for shell completion."""
     from jsonargparse._parameter_resolvers import get_signature_parameters
 
-    options = ["--name", "--run_dir", "--seed_everything", "--print_config", *(["--ckpt_path"] if command else [])]
+    options = [
+        "--name",
+        "--run_dir",
+        "--resume",
+        "--allow_changes",
+        "--stop_grace",
+        "--seed_everything",
+        "--print_config",
+        *(["--ckpt_path"] if command else []),
+    ]
     for root, kind in help_roots().items():
         infix = ".init_args" if root in ("model", "data") else ""
         options += [f"--{root}{infix}.{p.name}" for p in get_signature_parameters(kind) if p.name not in ("self", "args", "kwargs")]
