@@ -16,6 +16,7 @@ TRAINER_COMMANDS = {
     "predict": "graded completions of held-out problems, as rows",
 }
 TOOLS = {
+    "plan": "memory and time of a run before it starts: plan -c configs/aer.yaml [--gpu h100-80gb] [--json]",
     "grade": "grade answers of a JSONL file: grade FILE.jsonl [--out OUT.jsonl]",
     "study": "every method with one budget over seeds, to docs/study: study [--dry-run | --quick]",
     "tune-controller": "gains of the entropy controller from a run's log: tune-controller RUN_DIR",
@@ -41,7 +42,8 @@ def _lightning(argv: list[str]) -> int:
 def _tool(name: str) -> Callable[[list[str]], int]:
     from importlib import import_module
 
-    return import_module(f"aer_lightning.{name.replace('-', '_')}").main
+    module = {"plan": "plan.command"}.get(name, name.replace("-", "_"))
+    return import_module(f"aer_lightning.{module}").main
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -176,11 +176,14 @@ def build(argv: list[str], run: bool = True) -> AERCommandLine:
     """Parse ``argv`` (a subcommand first), build module, data and trainer, and run the subcommand unless told not to."""
     if process_rank() == 0:
         os.environ.pop(RUN_DIR_VARIABLE, None)
+    return _command_line(AERCommandLine if run else _Built, argv)
+
+
+def _command_line(kind: type[AERCommandLine], argv: list[str]) -> AERCommandLine:
     check_overlays(argv)
     cli_parts.install()
     quieten()
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    kind = AERCommandLine if run else _Built
     return kind(
         PolicyModule,
         RolloutDataModule,
@@ -237,6 +240,26 @@ def quieten() -> None:
     ):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
+
+
+class _Parsed(AERCommandLine):
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+
+def parse(argv: list[str]) -> dict[str, Any]:
+    """The configuration of a command as plain mappings, interpolations resolved; no module, data or trainer is built."""
+    parsed = _command_line(_Parsed, argv)
+    return parsed._get(parsed.config, "model") and {key: _plain(parsed._get(parsed.config, key)) for key in ("model", "data", "trainer")}
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "as_dict"):
+        return value.as_dict()
+    return value
 
 
 class _Built(AERCommandLine):

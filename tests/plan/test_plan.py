@@ -1,0 +1,132 @@
+"""The plan reads config.json alone, adds up, follows each option, and names the smallest change that helps."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from aer_lightning.errors import ConfigError, DataError
+from aer_lightning.plan.command import main, plan, verdict
+from aer_lightning.plan.facts import RunFacts, model_facts, read_config, run_facts
+from aer_lightning.plan.hardware import ACCELERATORS, accelerator
+from aer_lightning.plan.memory import phases
+from aer_lightning.plan.verdict import fits, smallest_change
+
+ROOT = Path(__file__).parents[2]
+MODELS = Path(__file__).parent / "models"
+PARAMETERS = {"qwen3_8b": 8_190_735_360, "qwen3_4b": 4_022_468_096, "qwen3_1b7": 1_720_574_976}  # the model cards: 8.2B, 4.0B, 1.7B
+
+
+@pytest.fixture(scope="module")
+def eight():
+    return model_facts(read_config(str(MODELS / "qwen3_8b")))
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_are_counted_without_storage(name):
+    facts = model_facts(read_config(str(MODELS / name)))
+    assert facts.parameters == PARAMETERS[name]
+    assert facts.kv_bytes == 2 * 2 * facts.layers * 8 * 128
+    assert facts.decoder < facts.parameters and facts.largest_layer * facts.layers == pytest.approx(facts.decoder, rel=1e-3)
+
+
+def test_the_command_takes_the_arguments_of_fit_and_prints_one_object(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    model = f"--model.init_args.pretrained={MODELS / 'qwen3_8b'}"
+    started = time.monotonic()
+    options = ["--trainer.strategy=fsdp2", "--trainer.devices=8", "--gpu", "h200-141gb", "--json"]
+    assert main(["-c", "configs/paper/qwen3_4b.yaml", model, *options]) == 0
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert result["parameters"] == PARAMETERS["qwen3_8b"] and result["world_size"] == 8 and result["gpu"] == "h200-141gb"
+    assert set(result["phases"]) == {"generate", "sync", "score", "train", "checkpoint"}
+    for row in result["phases"].values():
+        assert {"weights_gib", "gradients_gib", "optimizer_gib", "activations_gib", "kv_cache_gib", "head_workspace_gib"} <= row.keys()
+        assert row["total_gib"] == pytest.approx(sum(v for k, v in row.items() if k != "total_gib"), abs=0.01)
+    assert result["peak_gib"] == max(row["total_gib"] for row in result["phases"].values())
+    assert result["fits"] is True and result["change"] == "" and result["host_gib"]["peak"] > result["host_gib"]["start"] > 0
+    assert result["seconds"]["rollout"] == pytest.approx(sum(v for k, v in result["seconds"].items() if k != "rollout"), abs=0.01)
+    assert result["decoding_sequences"] > 0 and result["sync_gib"] == pytest.approx(PARAMETERS["qwen3_8b"] * 2 / 2**30, abs=0.01)
+    del started  # the bar of 20 s is looked at by hand: tests are not timed
+
+
+def test_shards_gradients_and_states_follow_the_options(eight):
+    one = RunFacts(eight, mixed=True, checkpointing=True, max_new=4096, tokens=8192)
+    train = phases(one, 80)["train"]
+    gib = eight.parameters / 2**30
+    assert (train.weights_gib, train.gradients_gib, train.optimizer_gib) == pytest.approx((4 * gib, 4 * gib, 8 * gib))
+    shards = phases(one.but(sharded=True, devices=8), 80)["train"]
+    assert (shards.weights_gib, shards.gradients_gib, shards.optimizer_gib) == pytest.approx((gib / 2, gib / 2, gib))
+    assert shards.gathered_gib > 0
+    assert phases(one.but(sharded=True, devices=8, last_pack=True), 80)["train"].gradients_gib == pytest.approx(4 * gib)
+    assert phases(one.but(optimizer_bytes=2), 80)["train"].optimizer_gib == pytest.approx(2 * gib)
+    lora = phases(one.but(lora=16, lora_base_bytes=2), 80)["train"]
+    assert lora.weights_gib < 2.1 * gib and lora.gradients_gib < 0.05 * gib
+    assert phases(one.but(reference=True), 80)["score"].weights_gib == pytest.approx(8 * gib)
+
+
+def test_offload_empties_the_turn_of_the_engine_only(eight):
+    run = RunFacts(eight, mixed=True, checkpointing=True, tokens=8192)
+    totals = {offload: phases(run.but(offload=offload), 80) for offload in ("none", "optimizer", "all")}
+    assert totals["none"]["generate"].optimizer_gib > 0 == totals["optimizer"]["generate"].optimizer_gib
+    assert totals["optimizer"]["generate"].weights_gib > 0 == totals["all"]["generate"].weights_gib
+    assert totals["none"]["train"] == totals["all"]["train"]
+
+
+def test_activations_are_traced_and_follow_tokens_precision_and_checkpointing(eight):
+    def act(**changes):
+        return phases(RunFacts(eight, mixed=True, max_new=4096, prompts=64, **changes), 80)["train"].activations_gib
+
+    whole, half = act(tokens=16384), act(tokens=8192)
+    assert 1.7 < whole / half < 2.1
+    assert act(tokens=8192, checkpointing=True) < 0.2 * half
+    fp32 = phases(RunFacts(eight, mixed=False, max_new=4096, prompts=64, tokens=8192), 80)["train"].activations_gib
+    assert fp32 > 1.2 * half
+
+
+def test_scoring_is_planned_only_where_it_happens(eight):
+    assert phases(RunFacts(eight), 80)["score"].activations_gib == 0 < phases(RunFacts(eight, scored=True), 80)["score"].activations_gib
+
+
+def test_the_smallest_change_comes_first_and_helps(eight):
+    small = model_facts(read_config(str(MODELS / "qwen3_1b7")))
+    run = RunFacts(small, mixed=True, max_prompt=1024, max_new=4096, prompts=128, tokens=16384, checkpointing=False)
+    assert not fits(run, 79.1)
+    assert smallest_change(run, 79.1).startswith("data.init_args.tokens_per_micro_batch")
+    assert smallest_change(run.but(tokens=5120), 500) == ""
+    big = RunFacts(eight, mixed=True, max_prompt=1024, max_new=4096, prompts=128)
+    assert "lora" in smallest_change(big, 79.1), "one card does not train 8B parameters whole"
+    assert smallest_change(big, 3.0) is None
+    assert verdict(plan(big, accelerator("3"))).startswith("cannot")
+
+
+def test_options_of_a_run_are_read():
+    config = {
+        "model": {
+            "init_args": {
+                "pretrained": str(MODELS / "qwen3_1b7"),
+                "kl_weight": 0.1,
+                "lora": {"r": 8, "base_dtype": "bfloat16"},
+                "optimizer": {"class_path": "torchao.optim.AdamW8bit"},
+                "offload": "all",
+                "reduce_gradients": "last_pack",
+            }
+        },
+        "data": {"init_args": {"optimizer_steps_per_rollout": 2, "engine": {"class_path": "x.TransformersEngine"}}},
+        "trainer": {"devices": [0, 1], "num_nodes": 3, "strategy": "fsdp", "precision": "bf16-mixed"},
+    }
+    run = run_facts(config)
+    assert (run.world_size, run.sharded, run.mixed, run.scored, run.vllm) == (6, True, True, True, False)
+    assert (run.lora, run.lora_base_bytes, run.reference, run.optimizer_bytes) == (8, 2, False, 2)
+    assert (run.offload, run.last_pack) == ("all", True)
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(ConfigError, match=f"^gpu: .*{', '.join(ACCELERATORS)}"):
+        accelerator("h100-79gb")
+    with pytest.raises(DataError, match=r"^model\.init_args\.pretrained: .* no config\.json"):
+        read_config(str(tmp_path))
+    assert (
+        accelerator("24").memory_gib == 24
+        and plan(RunFacts(model_facts(read_config("countdown-tiny"))), accelerator("24"))["seconds"] is None
+    )
