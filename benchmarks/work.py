@@ -22,12 +22,13 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 PROMPT, VOCABULARY, HIDDEN, HEADS, LAYERS = 96, 1003, 32, 4, 1
+ARGUMENTS = "AER_WORK_ARGUMENTS"
 COLLECTIVES = ("all_reduce", "all_gather_object", "all_to_all_single", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast")
 
 
@@ -120,20 +121,10 @@ class Operators:
     """Counts inside the kernels' operators, which hide from a mode what they do."""
 
     def __init__(self) -> None:
-        from aer_lightning.kernels import operators
+        from aer_lightning.kernels import walk
 
         self.flops = 0
-        real = operators.backend
-
-        class Counted:
-            def __init__(inner, module: Any) -> None:
-                inner.module = module
-
-            def __getattr__(inner, name: str) -> Any:
-                value = getattr(inner.module, name)
-                return self._counting(value) if callable(value) and not isinstance(value, type) else value
-
-        operators.backend = lambda name: Counted(real(name))
+        walk.forward, walk.backward = self._counting(walk.forward), self._counting(walk.backward)
 
     def _counting(self, function: Any) -> Any:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -187,7 +178,9 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     class Scripted:
         """Completions of the drawn lengths; the place of a request is that of its prompt among this rank's."""
 
-        weight_version = -1
+        weight_version, weight_dtype = -1, torch.float32
+        needs_weights = False
+        synced_checksums: ClassVar[dict[str, str]] = {}
 
         def start(self, *_: Any, **__: Any) -> None:
             pass
@@ -206,7 +199,16 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
                 out.append(Completion([3 + j % 17 for j in range(n)], [0.0] * n, "stop"))
             return out
 
+        def stream(self, requests: Any, sampling: Any) -> Iterator[tuple[int, Completion]]:
+            yield from enumerate(self.generate(requests, sampling))
+
+        def checksums(self, names: Any) -> dict[str, str]:
+            return {}
+
         def sleep(self) -> None:
+            pass
+
+        def wake(self) -> None:
             pass
 
         def close(self) -> None:
@@ -215,10 +217,10 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     tokens = {"all": 0, "training": 0}
     real_score = PolicyNetwork.score
 
-    def score(self: Any, pack: Any, temperature: float) -> Any:
+    def score(self: Any, pack: Any, *options: Any) -> Any:
         tokens["all"] += len(pack.input_ids) if len(pack) and len(pack.targets) else 0
         tokens["training"] += len(pack.input_ids) if torch.is_grad_enabled() and len(pack.targets) else 0
-        return real_score(self, pack, temperature)
+        return real_score(self, pack, *options)
 
     PolicyNetwork.score = score  # type: ignore[method-assign]
     attention_formulas()
@@ -271,7 +273,9 @@ def gathered(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         return
     with tempfile.TemporaryDirectory() as folder:
         launch = ["-m", "torch.distributed.run", f"--nproc_per_node={args.ranks}", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
-        subprocess.run([sys.executable, *launch, __file__, *sys.argv[1:], "--worker", folder], check=True, capture_output=True)
+        # by the environment: torchrun takes --max for its own
+        environment = os.environ | {ARGUMENTS: json.dumps(vars(args) | {"worker": folder})}
+        subprocess.run([sys.executable, *launch, __file__], check=True, capture_output=True, env=environment)
         for path in sorted(Path(folder).glob("*.json")):
             yield json.loads(path.read_text())
 
@@ -314,13 +318,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=1, help="optimizer steps per rollout")
     parser.add_argument("--tokens", type=int, default=16384, help="tokens_per_micro_batch")
     parser.add_argument("--ranks", type=int, default=1, help="processes (gloo, DDP)")
-    parser.add_argument("--worker", default=None, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
+    args = argparse.Namespace(**json.loads(os.environ[ARGUMENTS])) if ARGUMENTS in os.environ else parser.parse_args(argv)
     warnings.simplefilter("ignore")
     import logging
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    if args.worker is not None:
+    if ARGUMENTS in os.environ:
         (Path(args.worker) / f"{os.environ['RANK']}.json").write_text(json.dumps(work(args)))
         return 0
     figures = report(args)

@@ -62,7 +62,8 @@ def _traced(json: str, tokens: int, longest: int, mixed: bool, checkpointing: bo
         predicting, targets = torch.arange(tokens), torch.zeros(tokens, dtype=torch.long)
         tracker = MemTracker()
         tracker.track_external(network)
-        with tracker, torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed), torch.set_grad_enabled(gradient):
+        mixing = torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed, cache_enabled=False)  # as Lightning's precision plugin has it
+        with tracker, mixing, torch.set_grad_enabled(gradient):
             logprob, entropy = network(ids, positions, lengths, predicting, targets, 1.0)
             if gradient:
                 with torch.autocast("cpu", enabled=False):

@@ -10,6 +10,7 @@ from typing import Any
 from aer_lightning.assets import resolve_model
 from aer_lightning.errors import ConfigError, DataError
 
+AUTO_HEAD_MB = 1024  # what the kernels take of a large card where nobody says; see aer_lightning.kernels.planning
 OPTIMIZER_BYTES = {"AdamW8bit": 2, "Adam8bit": 2, "AdamW4bit": 1, "PagedAdamW8bit": 2, "Adam": 8, "AdamW": 8, "SGD": 0, "Adafactor": 0}
 
 
@@ -198,7 +199,7 @@ def run_facts(config: Mapping[str, Any]) -> RunFacts:
         optimizer_bytes=4 if optimizer == "SGD" and momentum else OPTIMIZER_BYTES.get(optimizer, 8),
         vllm="VLLMEngine" in (engine.get("class_path") or "VLLMEngine"),
         utilisation=float(engine_args.get("gpu_memory_utilization") or 0.4),
-        head_mb=int(model.get("memory_mb") or model.get("workspace_mb") or 256),
+        head_mb=AUTO_HEAD_MB if model.get("memory_mb") in (None, "auto") else int(model["memory_mb"]),
     )
 
 
