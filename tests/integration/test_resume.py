@@ -10,7 +10,15 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from aer_lightning.callbacks import DifficultyCoefficient, EntropyAnchor, GlobalCoefficient, SkyworkCoefficient
+from aer_lightning.algorithms.objectives import REPORObjective
+from aer_lightning.callbacks import (
+    DifficultyCoefficient,
+    EntropyAnchor,
+    GlobalCoefficient,
+    REPORScale,
+    SIRENCoefficient,
+    SkyworkCoefficient,
+)
 from aer_lightning.data.prompts import CountdownPrompts
 from aer_lightning.errors import ConfigError
 
@@ -92,6 +100,33 @@ def test_baseline_state_survives(runs, tmp_path):
     fit(1)
     resumed = fit(2, tmp_path / "s" / "last.ckpt", save=False)
     assert (resumed.alpha, resumed.previous, resumed.rollouts) == (whole.alpha, whole.previous, whole.rollouts)
+
+
+@pytest.mark.parametrize(
+    ("make", "objective"),
+    [
+        (lambda: [EntropyAnchor(tau=1.0), REPORScale()], REPORObjective()),
+        (lambda: [EntropyAnchor(tau=1.0, measure="regularised"), SIRENCoefficient(coefficient=0.5)], None),
+    ],
+    ids=["repo_r", "siren"],
+)
+def test_a_rival_goes_on_inside_its_first_rollout(runs, tmp_path, make, objective):
+    options = {"optimizer_steps_per_rollout": 2, "rollouts_per_epoch": 4}
+
+    def fit(ckpt=None, extra=()):
+        stack, diary = make(), Diary()
+        trainer, module, _ = runs.fit(
+            [*stack, diary, *extra], data=runs.data(**options), module=runs.module(objective=objective), ckpt_path=ckpt
+        )
+        return stack, diary, state(trainer, module)
+
+    save = ModelCheckpoint(dirpath=tmp_path / "c", every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    stack, whole, expected = fit(extra=[save])
+    resumed_stack, resumed, found = fit(tmp_path / "c" / "step=1.ckpt")
+    assert_same(expected, found)
+    assert resumed.metrics == whole.metrics and len(whole.metrics) == 4
+    for a, b in zip(stack, resumed_stack, strict=True):
+        assert a.state_dict() == b.state_dict()
 
 
 def test_another_seed_is_refused(runs, tmp_path):
