@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import set_parsing_settings
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -36,6 +35,7 @@ from aer_lightning.cli_help import find_help
 from aer_lightning.cli_loggers import RunConfig, end_wandb, place_files
 from aer_lightning.data.datamodule import RolloutDataModule
 from aer_lightning.errors import ConfigError, UserError
+from aer_lightning.launch import agree, cluster, process_rank
 from aer_lightning.modules.policy import PolicyModule
 from aer_lightning.modules.strategies import named_strategy
 from aer_lightning.overlays import check_overlays
@@ -145,30 +145,31 @@ class AERCommandLine(LightningCLI):
         return trainer
 
 
-def process_rank() -> int:
-    """Rank of this process as its launcher set it, before any process group exists."""
-    return int(getattr(rank_zero_only, "rank", None) or 0)
-
-
 def run_dir(chosen: str | None, name: str) -> Path:
-    """The folder of this run; processes launched for further ranks take rank zero's.
+    """The folder of this run, rank zero's on every process, whoever launched it.
 
     Raises:
         ConfigError: the chosen folder exists and is not empty, or is a file.
     """
-    if process_rank() != 0 and RUN_DIR_VARIABLE in os.environ:
+    if process_rank() != 0 and cluster() is None and RUN_DIR_VARIABLE in os.environ:
         return Path(os.environ[RUN_DIR_VARIABLE])
+    path = Path(agree("run_dir", lambda: str(free_folder(chosen, name))))
+    os.environ[RUN_DIR_VARIABLE] = str(path.absolute())
+    return path
+
+
+def free_folder(chosen: str | None, name: str) -> Path:
+    """The chosen folder, or one named by the time, which does not exist yet."""
     if chosen is not None:
         path = Path(chosen)
-        if process_rank() == 0 and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConfigError(f"run_dir: {chosen} exists and is not empty; choose another folder, nothing was written")
-    else:
-        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        path = Path("runs") / name / stamp
-        n = 1
-        while path.exists():
-            path, n = Path("runs") / name / f"{stamp}_{n}", n + 1
-    os.environ[RUN_DIR_VARIABLE] = str(path.absolute())
+        return path
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    path = Path("runs") / name / stamp
+    n = 1
+    while path.exists():
+        path, n = Path("runs") / name / f"{stamp}_{n}", n + 1
     return path
 
 
