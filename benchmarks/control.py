@@ -34,7 +34,7 @@ SEEDS = (1, 2, 3)
 TARGET_SEEDS = {0.5: SEEDS, 0.3: (1, 2, 21), 0.7: (2, 3, 22)}  # any three will do; these are the ones that were run
 FORMER = {"controller": "proportional", "eta": 0.03, "alpha_init": 0.05, "alpha_max": 1.0}  # the controller that pi has replaced
 RATE = "model.init_args.optimizer.init_args.lr"
-GROUPS = ("targets", "default", "rates", "weights", "former", "plant")
+GROUPS = ("targets", "default", "rates", "weights", "former")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def cases() -> list[Case]:
     ]
     former = {"DifficultyCoefficient.normalize": False}
     out += [Case("former", f"proportional_tau_{tau}", {"EntropyAnchor.tau": tau, **former}, SEEDS[:1]) for tau in TAUS]
-    return [*out, Case("plant", "steps", {}, SEEDS[:1])]
+    return out
 
 
 def run_of(case: Case, seed: int) -> Run:
@@ -87,9 +87,6 @@ def run_of(case: Case, seed: int) -> Run:
     callbacks = config["trainer"]["callbacks"]
     if case.group == "former":
         callbacks[1]["init_args"] = dict(FORMER)
-    elif case.group == "plant":
-        levels = {"levels": [0.05, -0.05, 0.1, -0.05, 0.1, 0.0], "hold": 25}
-        callbacks[1:] = [{"class_path": "control_steps.SteppedCoefficient", "init_args": levels}]
     epochs = ROLLOUTS // config["data"]["init_args"]["rollouts_per_epoch"]
     fixed = {"name": case.name, "trainer.max_epochs": epochs, "trainer.check_val_every_n_epoch": epochs}
     seeds = {"seed_everything": seed, "data.init_args.prompts.init_args.seed": seed}
@@ -110,7 +107,7 @@ def write_table(root: Path, path: Path) -> None:
         writer.writerow(["group", "case", "seed", *names, "in_band_late", "answer", "answer_error", "reward", "pass@1", "pass@32"])
         for case in cases():
             for seed, run in runs_of(case.name, root):
-                tracked = asdict(track(run)) if case.group != "plant" else dict.fromkeys(names, float("nan"))
+                tracked = asdict(track(run))
                 plant = identify(run.column("rollout/entropy"), run.column("aer/mean_coefficient"))
                 scores = [run.evaluated(source, k)[1] for source in run.sources()[:1] for k in ("pass@1", "pass@32")]
                 last = [float(s[-1]) if len(s) else float("nan") for s in scores or [[], []]]
@@ -157,26 +154,13 @@ def draw_responses(root: Path) -> bytes:
 
 
 def draw_rates(root: Path) -> bytes:
-    """The same gains at three learning rates."""
-    with style():
-        figure, axes = grid(3, 3, width=3.2, height=2.3)
-        for panel, tau in zip(axes, TAUS, strict=True):
-            names = [("lr / 3.2", f"pi_lr_low_tau_{tau}", 4), ("lr", f"pi_tau_{tau}", 0), ("lr x 3.2", f"pi_lr_high_tau_{tau}", 1)]
-            shown = [(label, run, PALETTE[j]) for label, name, j in names for _, run in runs_of(name, root)[:1]]
-            draw_panel(panel, f"H / H* (mean of ten), tau {tau}", shown)
-        return png(figure, dpi=80)
-
-
-def draw_plant(root: Path) -> bytes:
-    """What the entropy does when alpha steps."""
+    """The same gains at three learning rates, tau .5."""
+    names = [("lr / 3.2", "pi_lr_low_tau_0.5", 4), ("lr", "pi_tau_0.5", 0), ("lr x 3.2", "pi_lr_high_tau_0.5", 1)]
+    shown = [(label, run, PALETTE[j]) for label, name, j in names for _, run in runs_of(name, root)[:1]]
     with style():
         figure, axes = grid(2, 2, width=4.8, height=2.2)
-        for _, run in runs_of("steps", root):
-            panels = ((axes[0], "rollout/entropy", "entropy H_k (nat)"), (axes[1], "aer/alpha", "alpha, moved by hand"))
-            for panel, name, title in panels:
-                panel.plot(run.index + 1, run.column(name), color=PALETTE[0], linewidth=1.3)
-                panel.set_title(title, fontsize=9.5)
-                panel.set_xlabel("rollout", fontsize=8.5)
+        draw_panel(axes[0], "H / H* (mean of ten), tau 0.5", shown)
+        draw_panel(axes[1], "alpha", shown, alpha=True)
         return png(figure, dpi=80)
 
 
@@ -190,7 +174,7 @@ def draw_default(root: Path) -> bytes:
         return png(figure, dpi=80)
 
 
-PICTURES = {"responses": draw_responses, "rates": draw_rates, "plant": draw_plant, "default": draw_default}
+PICTURES = {"responses": draw_responses, "rates": draw_rates, "default": draw_default}
 
 
 def main() -> int:
