@@ -21,6 +21,7 @@ TOOLS = {
     "study": "every method with one budget over seeds, to docs/study: study [--dry-run | --quick]",
     "tune-controller": "gains of the entropy controller from a run's log: tune-controller RUN_DIR",
     "completion": "completion for your shell: source <(python -m aer_lightning completion bash)",
+    "export": "a checkpoint as a Hugging Face folder with a model card: export CHECKPOINT FOLDER [--dtype bfloat16]",
     "compare": "table and HTML report of finished runs: compare RUN_DIR...",
 }
 

@@ -19,7 +19,8 @@ MODEL, DATA = "model", "data"
 FREE = (
     *("model.init_args.optimizer", "model.init_args.lr_scheduler"),  # compared with the checkpoint's by themselves
     *("model.init_args.attn_implementation", "model.init_args.trust_remote_code", "model.init_args.gradient_checkpointing"),
-    *("model.init_args.kernel_backend", "model.init_args.workspace_mb"),
+    *("model.init_args.kernel_backend", "model.init_args.memory_mb", "model.init_args.workspace_mb", "model.init_args.compile_layers"),
+    *("model.init_args.offload", "model.init_args.reduce_gradients"),
     *("data.init_args.engine", "data.init_args.evaluation", "data.init_args.eval_", "data.init_args.verifier_"),
     *("data.init_args.limits", "data.init_args.max_mismatch", "data.init_args.sleep_engine"),
     *("data.init_args.micro_batch_size", "data.init_args.tokens_per_micro_batch"),

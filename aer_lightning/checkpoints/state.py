@@ -32,6 +32,8 @@ def light_state(trainer: pl.Trainer) -> dict[str, Any]:
         "callbacks": call._call_callbacks_state_dict(trainer),
         "lr_schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
     }
+    if trainer.lightning_module.hparams:
+        checkpoint["hyper_parameters"] = dict(trainer.lightning_module.hparams)
     if state := trainer.precision_plugin.state_dict():
         checkpoint[type(trainer.precision_plugin).__qualname__] = state
     data = trainer.datamodule  # type: ignore[attr-defined]
