@@ -82,8 +82,10 @@ class TransformersEngine(Engine):
         self._device = torch.device(device)
         self._max_model_len = max_model_len
         name = self.dtype if self.dtype != "auto" else ("float32" if self._device.type == "cpu" else "bfloat16")
-        # initial weights are random and thrown away: the run's random numbers must not notice
-        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []), self._device:
+        # Initial weights are random and thrown away: the run's random numbers must not notice. They are written to later, which an
+        # evaluation's inference mode would forbid.
+        generators = torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else [])
+        with torch.inference_mode(False), generators, self._device:
             self._model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, name), trust_remote_code=self.trust_remote_code)
         self.weight_dtype = getattr(torch, name)
         self._model.eval().requires_grad_(False)
@@ -162,8 +164,9 @@ class TransformersEngine(Engine):
     def _take_memory(self) -> None:
         import torch
 
-        for parameter, shape in self._shapes.items():
-            parameter.data = torch.empty(shape, dtype=parameter.dtype, device=parameter.device)
+        with torch.inference_mode(False):
+            for parameter, shape in self._shapes.items():
+                parameter.data = torch.empty(shape, dtype=parameter.dtype, device=parameter.device)
         self._shapes.clear()
 
     def close(self) -> None:

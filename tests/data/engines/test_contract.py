@@ -342,3 +342,35 @@ def test_the_reload_from_handles_equals_vllms_own_from_a_file(folders, monkeypat
     finally:
         engine.close()
         pages.close()
+
+
+# -- inference mode ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inside", [(True, False, False), (True, True, False), (False, True, False), (True, False, True)])
+def test_the_transformers_engine_does_not_mind_inference_mode(folders, inside):
+    """Lightning evaluates in it, and a run may start with an evaluation: what is made there must be usable outside, and back."""
+    start, first, second = inside
+    folder, model = folders("qwen3", True)
+    engine, requests = TransformersEngine(), make_requests(4, 4)
+    with torch.inference_mode(start):
+        engine.start(folder, max_model_len=64, device=CPU, seed=0)
+    with torch.inference_mode(first):
+        engine.sync_weights(((name, tensor + 0) for name, tensor in model.state_dict().items()), version=0)
+        before = engine.generate(requests, SAMPLING)
+        engine._give_memory()
+        engine.sync_weights(((name, tensor + 0) for name, tensor in model.state_dict().items()), version=0)
+    with torch.inference_mode(second):
+        engine.sync_weights(model.state_dict().items(), version=1)
+        assert engine.generate(requests, SAMPLING) == before
+        assert engine.checksums(["model.norm.weight"])
+
+
+def test_the_shared_memory_does_not_mind_inference_mode():
+    with torch.inference_mode():
+        memory = SharedMemory(1024)
+        weight = torch.ones(8) * 2
+        handles = memory.export([("a", weight)])
+    handles += memory.export([("a", weight + 1)])
+    assert len(handles) == 2
+    memory.close()
