@@ -5,10 +5,13 @@ import torch
 
 from aer_lightning.callbacks import FixedCoefficient
 from aer_lightning.errors import ConfigError
-from aer_lightning.modules.adapters import Lora, is_adapter, without_adapters
+from aer_lightning.modules.adapters import Lora, add_adapters, is_adapter, without_adapters
 from aer_lightning.modules.loading import NetworkOptions, load_network
+from aer_lightning.modules.network import PolicyNetwork
+from aer_lightning.modules.sharded_start import unreadable, weight_files
 from aer_lightning.modules.sharding import full_state
 from aer_lightning.rollout import Sample, make_pack
+from tests.modules.test_attention import FAMILIES, model
 
 
 def network(folder, seed=0, scale=0.0, **lora):
@@ -41,6 +44,26 @@ def test_adapters_begin_as_the_base_and_merge_exactly(request, kind):
         plain.model.load_state_dict(state)
         together = plain.score(pack(), 1.0)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(apart, together, strict=True)), "log-probabilities and entropies"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_takes_adapters_and_can_be_read_in_shards(family, tmp_path):
+    plain, adapted = PolicyNetwork(model(family)), PolicyNetwork(model(family))
+    plain.model.save_pretrained(tmp_path)
+    assert unreadable(plain.model, weight_files(tmp_path)) is None
+    add_adapters(adapted, Lora(r=2, alpha=4), seed=0)
+    torch.manual_seed(1)
+    for name, parameter in adapted.named_parameters():
+        if ".lora_B." in name:
+            parameter.data.normal_(std=0.3)
+    with torch.no_grad():
+        before = plain.score(pack(), 1.0)[0]
+        state = dict(full_state(adapted))
+        assert state.keys() == plain.model.state_dict().keys()
+        plain.model.load_state_dict(state)
+        apart, together = adapted.score(pack(), 1.0), plain.score(pack(), 1.0)
+    assert (apart[0] - before).abs().max() > 0.05
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(apart, together, strict=True))
 
 
 def test_without_adapters_the_network_is_its_base(random_model):

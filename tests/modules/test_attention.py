@@ -26,6 +26,7 @@ LAYERS = {"layer_types": ["sliding_attention", "full_attention"], "sliding_windo
 FAMILIES = {
     "Qwen3": {"head_dim": 8},
     "Qwen3 window": {"head_dim": 8, "use_sliding_window": True, **LAYERS},
+    "Qwen2": {},
     "Llama": {"tie_word_embeddings": True},
     "Mistral": {"sliding_window": 6},
     "Gemma3": {"head_dim": 8, **LAYERS},

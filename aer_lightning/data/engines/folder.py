@@ -32,10 +32,11 @@ def load_config(folder: Path, trust_remote_code: bool = False) -> Any:
 
 
 def end_token_ids(folder: Path, config: Any = None, trust_remote_code: bool = False) -> tuple[int, ...]:
-    """Every token that ends a completion: those of ``generation_config.json`` (else ``config.json``) and the tokenizer's own.
+    """Every token that ends a completion: those of ``generation_config.json`` (else ``config.json``), the tokenizer's own, and the one
+    with which the chat template ends a turn (a base model's configuration often names another).
 
     Raises:
-        DataError: none of the three names one, so that no completion could end; or a file is not JSON.
+        DataError: none of them names one, so that no completion could end; or a file is not JSON.
     """
     from transformers import AutoTokenizer
 
@@ -53,9 +54,31 @@ def end_token_ids(folder: Path, config: Any = None, trust_remote_code: bool = Fa
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         if tokenizer.eos_token_id is not None:
             ids.add(int(tokenizer.eos_token_id))
+        if (turn := turn_end_token_id(tokenizer)) is not None:
+            ids.add(turn)
     if not ids:
         raise DataError(f"{folder}: no end token in generation_config.json, config.json or the tokenizer; set eos_token_id in one of them")
     return tuple(sorted(ids))
+
+
+def turn_end_token_id(tokenizer: Any) -> int | None:
+    """The token that the chat template puts right after an assistant's words; None without a template, or if it puts none.
+
+    Example: ``<|im_end|>`` of Qwen's models, whose base models name ``<|endoftext|>`` as their end.
+    """
+    from jinja2 import TemplateError
+
+    if getattr(tokenizer, "chat_template", None) is None:
+        return None
+    words = "Seventeen."
+    turns = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": words}]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+    except (TemplateError, ValueError, TypeError, KeyError):  # a template that wants other turns says nothing about these
+        return None
+    after = text.rpartition(words)[2].lstrip()
+    tokens = [token for token in tokenizer.get_added_vocab() if token and after.startswith(token)]
+    return int(tokenizer.convert_tokens_to_ids(max(tokens, key=len))) if tokens and words in text else None
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,33 @@ def test_end_tokens_come_from_generation_configuration_and_tokenizer(copy):
     assert end_token_ids(copy, config) == (1, 4, 9)
 
 
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "ends"),
+    [
+        (CHATML, ["<|im_end|>"]),
+        (CHATML.replace("<|im_end|>", " <|im_end|><|x|>"), ["<|im_end|>"]),
+        (CHATML.replace("<|im_end|>", ""), []),
+        ("{{ raise_exception('system first') }}", []),
+        (None, []),
+    ],
+)
+def test_the_chat_templates_end_of_turn_ends_a_completion(copy, template, ends):
+    """As in a base model: its configuration names another token."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<|x|>"]})
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(copy)
+    assert end_token_ids(copy, load_config(copy)) == tuple(sorted({1, *tokenizer.convert_tokens_to_ids(ends)}))
+
+
 def test_the_models_configuration_is_asked_where_generation_names_none(copy):
     (copy / "generation_config.json").unlink()
     (copy / "tokenizer_config.json").unlink()
