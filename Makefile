@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(HARDWARE)
 ARGS ?=
 
-.PHONY: help fit test test-fast lint format venv tiny-model kernel-report gpu-test gpu-check gpu-bench mlflow-check study diagnosis clean
+.PHONY: help fit test test-fast lint format venv tiny-model kernel-report gpu-test gpu-check gpu-bench wheel-check docker-cpu docker-cuda mlflow-check study diagnosis clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
@@ -54,6 +54,13 @@ kernel-report: venv
 
 gpu-test: venv
 	$(BIN)/python -m pytest tests/kernels -m gpu --timeout=600 $(ARGS)
+
+# The wheel, in an empty environment, outside of the repository.
+wheel-check: venv
+	PYTHON=$(BIN)/python .ci/wheel_check.sh
+
+docker-cpu docker-cuda: docker-%:
+	docker build -f docker/$*.Dockerfile -t aer-lightning:$* .
 
 # MLflow pins some of our packages lower, so it is tried beside them, from a folder of its own.
 mlflow-check: venv

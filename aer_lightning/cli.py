@@ -38,7 +38,7 @@ from aer_lightning.errors import ConfigError, UserError
 from aer_lightning.launch import agree, cluster, process_rank
 from aer_lightning.modules.policy import PolicyModule
 from aer_lightning.modules.strategies import named_strategy
-from aer_lightning.overlays import check_overlays
+from aer_lightning.overlays import check_overlays, find_configs
 from aer_lightning.resume_options import Resumption, add_arguments, find
 from aer_lightning.signals import REQUEST, Stopped
 
@@ -181,6 +181,7 @@ def build(argv: list[str], run: bool = True) -> AERCommandLine:
 
 
 def _command_line(kind: type[AERCommandLine], argv: list[str]) -> AERCommandLine:
+    argv = find_configs(argv)
     check_overlays(argv)
     cli_parts.install()
     quieten()

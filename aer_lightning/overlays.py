@@ -38,6 +38,27 @@ def check_overlays(argv: Sequence[str]) -> None:
                     )
 
 
+def find_configs(argv: Sequence[str]) -> list[str]:
+    """The command line with configurations of this package (``configs/aer.yaml``) found wherever it is run; a file at hand goes first."""
+    found = list(argv)
+    for place, argument in enumerate(found):
+        option, equals, value = argument.partition("=")
+        if option not in ("-c", "--config"):
+            continue
+        if equals:
+            found[place] = f"{option}={_find(value)}"
+        elif place + 1 < len(found):
+            found[place + 1] = _find(found[place + 1])
+    return found
+
+
+def _find(name: str) -> str:
+    home = Path(__file__).parent
+    folder = home / "configs" if (home / "configs").is_dir() else home.parent / "configs"  # of a wheel, of the repository
+    kept = folder / name.removeprefix("configs/")
+    return str(kept) if not Path(name).exists() and kept.suffix == ".yaml" and kept.is_file() else name
+
+
 def config_files(argv: Sequence[str]) -> list[str]:
     """The files given by ``-c`` or ``--config``, in their order."""
     found = []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aer_lightning.errors import ConfigError
-from aer_lightning.overlays import check_overlays, config_files
+from aer_lightning.overlays import check_overlays, config_files, find_configs
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -43,6 +43,16 @@ def test_two_objectives_are_refused(first, second):
 def test_a_rival_beside_another_objective_is_refused(rival):
     message = refused(command("aer", rival, "clip_cov"))
     assert message.startswith(("trainer.callbacks: ", "model.init_args.objective: ")) and f"{rival}.yaml" in message
+
+
+def test_configurations_of_the_package_are_found_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = find_configs(["fit", "-c", "configs/aer.yaml", "--config=strategy/ddp.yaml", "-c", "mine.yaml", "--name", "configs/aer.yaml"])
+    assert Path(found[2]).is_file() and Path(found[3].partition("=")[2]).is_file()
+    assert found[4:] == ["-c", "mine.yaml", "--name", "configs/aer.yaml"]
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "aer.yaml").write_text("name: mine")
+    assert find_configs(["-c", "configs/aer.yaml"]) == ["-c", "configs/aer.yaml"], "a file at hand goes first"
 
 
 def test_a_base_after_its_overlay_is_refused():
