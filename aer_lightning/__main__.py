@@ -22,6 +22,8 @@ TOOLS = {
     "tune-controller": "gains of the entropy controller from a run's log: tune-controller RUN_DIR",
     "completion": "completion for your shell: source <(python -m aer_lightning completion bash)",
     "export": "a checkpoint as a Hugging Face folder with a model card: export CHECKPOINT FOLDER [--dtype bfloat16]",
+    "sweep": "a grid of options x seeds, resumable, one process per device: sweep PLAN.yaml",
+    "watch": "the report of a run while it goes on, as a page on this machine: watch RUN_DIR",
     "compare": "table and HTML report of finished runs: compare RUN_DIR...",
 }
 

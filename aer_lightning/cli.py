@@ -18,18 +18,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from aer_lightning import cli_parts
 from aer_lightning.callbacks.checkpoint import RolloutCheckpoint
-from aer_lightning.callbacks.curves import Curves
-from aer_lightning.callbacks.evaluation_log import EvaluationLog
-from aer_lightning.callbacks.evaluation_report import EvaluationReport
-from aer_lightning.callbacks.export import HFExport
 from aer_lightning.callbacks.graceful_stop import GracefulStop
-from aer_lightning.callbacks.history import MetricsHistory
-from aer_lightning.callbacks.initial_validation import InitialValidation
-from aer_lightning.callbacks.predictions import PredictionLog
-from aer_lightning.callbacks.progress import RolloutProgressBar
-from aer_lightning.callbacks.random_state import RandomState
-from aer_lightning.callbacks.samples import SampleLog
-from aer_lightning.callbacks.summary import Summary
+from aer_lightning.callbacks.reports import REPORTS
 from aer_lightning.cli_errors import OneLineParser, find_user_error
 from aer_lightning.cli_help import find_help
 from aer_lightning.cli_loggers import RunConfig, end_wandb, place_files
@@ -42,20 +32,7 @@ from aer_lightning.overlays import check_overlays, find_configs
 from aer_lightning.resume_options import Resumption, add_arguments, find
 from aer_lightning.signals import REQUEST, Stopped
 
-REPORTING = {
-    "random_state": RandomState,
-    "history": MetricsHistory,  # before those that read its file
-    "progress": RolloutProgressBar,
-    "initial_validation": InitialValidation,
-    "samples": SampleLog,
-    "evaluation_log": EvaluationLog,
-    "evaluation_report": EvaluationReport,
-    "predictions": PredictionLog,
-    "curves": Curves,
-    "export": HFExport,
-    "summary": Summary,
-    "checkpoint": RolloutCheckpoint,
-}
+REPORTING = REPORTS | {"checkpoint": RolloutCheckpoint}
 TRAINER_DEFAULTS = {
     "inference_mode": False,  # weights are read and served between training steps, which inference tensors forbid
     "num_sanity_val_steps": 0,  # the initial validation is a whole one, and logged

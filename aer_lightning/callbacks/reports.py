@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lightning.pytorch as pl
 
+from aer_lightning.callbacks.by_label import LabelFigures
 from aer_lightning.callbacks.curves import Curves
 from aer_lightning.callbacks.evaluation_log import EvaluationLog
 from aer_lightning.callbacks.evaluation_report import EvaluationReport
@@ -18,6 +19,7 @@ from aer_lightning.callbacks.summary import Summary
 
 REPORTS: dict[str, type[pl.Callback]] = {
     "random_state": RandomState,
+    "by_label": LabelFigures,
     "history": MetricsHistory,  # before those that read its file
     "progress": RolloutProgressBar,
     "initial_validation": InitialValidation,

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Sequence
 from html import escape
 
+from aer_lightning.reporting import interactive
 from aer_lightning.reporting.comparison_figures import Picture, colours
 from aer_lightning.reporting.runs import Method
 from aer_lightning.reporting.statistics import Estimate, Figure, best
@@ -88,7 +89,10 @@ def render_page(
     links = [
         *([("findings", "What came out")] if findings else []),
         ("table", "Figures"),
+        ("interactive", "Curves"),
+        ("browser", "Samples"),
         *((p.name, p.title) for p in pictures),
+        *([("configuration", "Differences")] if len(methods) > 1 else []),
         ("runs", "Runs"),
     ]
     body = [
@@ -100,14 +104,16 @@ def render_page(
         _table(methods, figures, table),
         *(f'<p class="note">{escape(note)}</p>' for note in notes),
         _definitions(figures),
+        *interactive.sections(methods),
         *(_picture(p) for p in pictures),
+        *(['<h2 id="configuration">Differences of configuration</h2>', interactive.differences(methods)] if len(methods) > 1 else []),
         '<h2 id="runs">Runs</h2>',
         _runs(methods),
     ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(', '.join(m.name for m in methods))} compared</title>\n<style>{CSS}</style>\n</head>\n"
+        f"<title>{escape(', '.join(m.name for m in methods))} compared</title>\n<style>{CSS}{interactive.CSS}</style>\n</head>\n"
         f"<body><main>\n{chr(10).join(body)}\n</main></body>\n</html>\n"
     )
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -69,7 +69,7 @@ class Processes:
         self._lock = threading.Lock()
         self._stopped = False
 
-    def __call__(self, arguments: Sequence[str], log: Path) -> int:
+    def __call__(self, arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> int:
         """Run to the end with the output in ``log``; returns the exit status."""
         with log.open("wb") as output:
             with self._lock:
@@ -80,7 +80,7 @@ class Processes:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env=os.environ | ONE_CORE,
+                    env=os.environ | (ONE_CORE if environment is None else dict(environment)),
                 )
                 self._running.add(process)
             try:
@@ -135,8 +135,8 @@ def run_all(
         except BaseException:
             for future in pending:
                 future.cancel()
-            if isinstance(launch, Processes):
-                launch.stop()
+            if (stop := getattr(launch, "stop", None)) is not None:
+                stop()
             raise
     return failures
 
