@@ -28,6 +28,7 @@ class Extracted:
 
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])\s*")
+_MOST_BOXES = 64
 _UNBRACED = re.compile(r"[-+]?\d[\d.,/]*\d|[-+]?\d|\\[a-zA-Z]+(?:\{[^{}]{0,100}\}){0,2}|[A-Za-z]")
 _NAME = re.compile(r"[\s$\\(]*[A-Za-z](?:_\{?\w{1,8}\}?)?\s*=[\s$]*$")
 _CONNECTIVE = re.compile(rf"(?:,|;|&|{JOINS})[\s\\${{}}()\[\],]*$", re.IGNORECASE)
@@ -76,16 +77,19 @@ def _brace_pairs(text: str) -> dict[int, int]:
 
 
 def without_examples(region: str) -> str:
-    """``region`` without boxes that only show how an answer is to be written."""
-    found = [match for match in _BOX.finditer(region) if is_example(region, match.start())]
+    """``region`` without boxes that only show how an answer is to be written; of a great many only the last are looked at."""
+    found = [match for match in list(_BOX.finditer(region))[-_MOST_BOXES:] if is_example(region, match.start())]
     if not found:
         return region
     pairs = _brace_pairs(region)
-    for match in reversed(found):
+    kept, at = [], 0
+    for match in found:
         token = _UNBRACED.match(region, match.end())
-        end = pairs.get(match.end(), token.end() - 1 if token else match.end() - 1)
-        region = f"{region[: match.start()]} {region[end + 1 :]}"
-    return region
+        end = pairs.get(match.end(), token.end() - 1 if token else match.end() - 1) + 1
+        if match.start() >= at:
+            kept.append(region[at : match.start()])
+            at = end
+    return " ".join([*kept, region[at:]])
 
 
 def before_open_box(region: str) -> str:

@@ -22,9 +22,10 @@ EXTRACT_MODES: tuple[str, ...] = get_args(ExtractMode)
 
 _LONG_ECHO, _SHORT_ECHO = 8, 3  # words, numbers and signs in a row
 
+_STATED_CHARS = 20_000  # an answer that is in no box is looked for in so many characters, from the end
 _PERCENT_AFTER = re.compile(r"\s?(?:\\?%|percent(?:age)?\b|pct\b)")
 _MARKER = re.compile(
-    r"####|(?:final\s+|correct\s+)?answer\**\s*(?:is|are|[:=]|(?=\$|\\\(|\\\[))|(?:^|[\n?.])\s*A\s*:(?!\w)|\bans\s*[.:=]|"
+    r"####|(?:final\s+|correct\s+)?answer\**\s*(?:is|are|[:=]|(?=\$|\\\(|\\\[))|(?:^|[\n?.])\s{0,20}A\s{0,4}:(?!\w)|\bans\s*[.:=]|"
     rf"(?:{ANSWER})\**\s*(?:{IS}|[:=—–-])\**",
     re.IGNORECASE,
 )
@@ -65,7 +66,7 @@ def extract(region: str, mode: str = "auto", prompt: str = "") -> Extracted | No
         return last_boxes(region)
     if mode == "auto" and (found := _revised(region) or last_boxes(region)):
         return found
-    region = told(before_open_box(region))
+    region = told(before_open_box(region)[-_STATED_CHARS:])
     if mode == "final_answer":
         return _final_answer(region)
     own = without_echo(region, prompt, _SHORT_ECHO) if prompt else region

@@ -11,7 +11,7 @@ import re
 from aer_lightning.data.rewards.languages import REFUSAL
 
 SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=\?)(?=[^\x00-\x7f])|\n+")
-_SURE = re.compile(r",?\s+(?:right|correct|ok|okay|yes|no|see)\s*\?", re.IGNORECASE)
+_SURE = re.compile(r",?\s{1,4}(?:right|correct|ok|okay|yes|no|see)\s*\?", re.IGNORECASE)
 _ORDER = re.compile(
     r"\W{0,8}(?:please\s+|now\s+)?(?:find|compute|calculate|evaluate|solve|simplify|determine|"
     r"add|subtract|multiply|divide|convert|round|work out)\b",
