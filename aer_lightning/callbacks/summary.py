@@ -136,6 +136,11 @@ def render(facts: dict[str, Any]) -> list[Any]:
         f" (mean of the last {entropy['window']}: {_number(entropy['recent'])}) nat",
         f"alpha      {_number(facts['alpha'], 4)}",
         f"reward     {_number(facts['reward']['first'])} → {_number(facts['reward']['recent'])}",
+        *(
+            [f"correct    {_number(facts['accuracy']['first'])} → {_number(facts['accuracy']['recent'])}"]
+            if _number(facts["accuracy"]["recent"]) != _number(facts["reward"]["recent"])
+            else []
+        ),
         f"tokens/s   generation {_number(speed['generation'], 0)}   training as a whole {_number(speed['training'], 0)}",
         f"time       {duration(spent['total'])} for {facts['rollouts']} rollouts"
         f" (training {duration(spent['training'])}, evaluation {duration(spent['evaluation'])})",

@@ -73,7 +73,12 @@ def _noisy(axes: Axes, run: RunMetrics, name: str, color: str, label: str | None
 
 def _reward(axes: Axes, run: RunMetrics) -> None:
     _titled(axes, "Reward", "mean over the rollout")
-    _noisy(axes, run, "rollout/reward", ACCENT)
+    reward, correct = run.column("rollout/reward"), run.column("rollout/correct")
+    apart = not np.isnan(correct).all() and not np.allclose(reward, correct, equal_nan=True)
+    _noisy(axes, run, "rollout/reward", ACCENT, "reward" if apart else None)
+    if apart:  # partial or several rewards: what is correct is another number
+        _noisy(axes, run, "rollout/correct", SECOND, "share correct")
+        axes.legend()
 
 
 def _entropy(axes: Axes, run: RunMetrics) -> None:

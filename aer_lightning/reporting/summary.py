@@ -20,6 +20,7 @@ def summarize(run: RunMetrics, seconds: dict[str, float], sequences: int | None 
         sequences: completions per rollout, for tokens per second.
     """
     entropy, reward = run.column("rollout/entropy"), run.column("rollout/reward")
+    correct = run.column("rollout/correct")
     before = next((e for e in run.evaluations if e.rollouts == 0), None)
     after = run.evaluations[-1] if run.evaluations else None
     window = min(RECENT, len(run))
@@ -35,6 +36,7 @@ def summarize(run: RunMetrics, seconds: dict[str, float], sequences: int | None 
             "window": window,
         },
         "alpha": run.last("aer/alpha"),
+        "accuracy": {"first": _mean(correct[:RECENT]), "recent": _mean(correct[-RECENT:])},
         "reward": {"first": _mean(reward[:RECENT]), "recent": _mean(reward[-RECENT:])},
         "tokens_per_second": rates(run, seconds["training"], sequences),
     }
