@@ -1,4 +1,4 @@
-"""The statistics as custom operators `aer_lightning::*`: opaque to `torch.compile`, with fake implementations and autograd formulas.
+"""The statistics as nodes of autograd, and under `torch.compile` as custom operators `aer_lightning::*` that are opaque to it.
 
 What is common to the backends is here: rows that are ignored or have no upstream gradient are left out before any product, targets are
 checked, and the statistics of vocabulary shards are gathered.
@@ -26,8 +26,7 @@ def backend(name: str) -> Any:
     return importlib.import_module(f"aer_lightning.kernels.{name}_backend")
 
 
-@torch.library.custom_op("aer_lightning::logits_statistics", mutates_args=())
-def logits_statistics(
+def _logits_forward(
     logits: Tensor, targets: Tensor, row_temperature: Tensor | None, options: str, integers: list[int], numbers: list[float]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Log-probability, entropy and log-sum-exp ``[N]`` of logits ``[N, V]``, and what the backward pass needs ``[3 or 5, N]``."""
@@ -48,6 +47,9 @@ def logits_statistics(
         return _results(merged, tops, inverse, chosen, kept, index)
 
 
+logits_statistics = torch.library.custom_op("aer_lightning::logits_statistics", _logits_forward, mutates_args=())
+
+
 @logits_statistics.register_fake
 def _(
     logits: Tensor, targets: Tensor, row_temperature: Tensor | None, options: str, integers: list[int], numbers: list[float]
@@ -55,14 +57,16 @@ def _(
     return _fake_results(logits, accumulation_dtype(logits.dtype), Options.decode(options, integers, numbers))
 
 
-@torch.library.custom_op("aer_lightning::logits_gradient_", mutates_args=("gradient",))
-def logits_gradient_(
+def _logits_gradient(
     gradient: Tensor, logits: Tensor, targets: Tensor, factors: Tensor, options: str, integers: list[int], numbers: list[float]
 ) -> None:
     """Write the gradient of the logits into `gradient`, which may be the logits; rows without upstream gradients become exactly 0."""
     chosen = Options.decode(options, integers, numbers)
     with torch.autocast(logits.device.type, enabled=False):
         backend(chosen.backend).logits_gradient(gradient, logits, targets - chosen.start, factors, chosen.squash)
+
+
+logits_gradient_ = torch.library.custom_op("aer_lightning::logits_gradient_", _logits_gradient, mutates_args=("gradient",))
 
 
 @logits_gradient_.register_fake
@@ -74,6 +78,7 @@ def _logits_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
     logits, targets, row_temperature, *ctx.options = inputs
     logprob, _, _, saved = output
     ctx.set_materialize_grads(False)
+    ctx.direct = False  # through the operator, which tracing must not look into
     ctx.mark_non_differentiable(saved)
     ctx.save_for_backward(logits, targets, row_temperature, logprob, saved)
 
@@ -86,15 +91,29 @@ def _logits_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     inverse = options.inverse(row_temperature, None, kept, saved.dtype)
     factors = gradient_factors(logprob, saved, inverse, upstream(grads[:3], kept), options.squash)
     gradient = logits.detach() if options.in_place else torch.empty_like(logits, memory_format=torch.contiguous_format)
-    torch.ops.aer_lightning.logits_gradient_(gradient, logits.detach(), targets, factors, *ctx.options)
+    differentiate = _logits_gradient if ctx.direct else logits_gradient_
+    differentiate(gradient, logits.detach(), targets, factors, *ctx.options)
     return gradient, *(None,) * 5
 
 
 logits_statistics.register_autograd(_logits_backward, setup_context=_logits_setup)
 
 
-@torch.library.custom_op("aer_lightning::linear_statistics", mutates_args=())
-def linear_statistics(
+class LogitsStatistics(torch.autograd.Function):
+    """The same without the dispatch of a custom operator, which costs more than the work of a tiny vocabulary."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """See `_logits_forward`."""
+        output = _logits_forward(*inputs)
+        _logits_setup(ctx, inputs, output)
+        ctx.direct = True
+        return output
+
+    backward = staticmethod(_logits_backward)  # type: ignore[assignment]
+
+
+def _linear_forward(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -118,6 +137,9 @@ def linear_statistics(
         return (*_results(merged, tops, head.inverse, chosen, kept, index), cache, maximum)
 
 
+linear_statistics = torch.library.custom_op("aer_lightning::linear_statistics", _linear_forward, mutates_args=())
+
+
 @linear_statistics.register_fake
 def _(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, row_temperature: Tensor | None, weight_cast: Tensor | None,
@@ -128,8 +150,7 @@ def _(
     return (*results, *_allocate(hidden, weight, hidden.shape[0], chosen))
 
 
-@torch.library.custom_op("aer_lightning::linear_gradients_", mutates_args=("grad_hidden", "grad_weight", "grad_bias", "cache"))
-def linear_gradients_(
+def _linear_gradients(
     grad_hidden: Tensor | None,
     grad_weight: Tensor | None,
     grad_bias: Tensor | None,
@@ -190,6 +211,10 @@ def linear_gradients_(
             grad_hidden.copy_(target)
 
 
+MUTATED = ("grad_hidden", "grad_weight", "grad_bias", "cache")
+linear_gradients_ = torch.library.custom_op("aer_lightning::linear_gradients_", _linear_gradients, mutates_args=MUTATED)
+
+
 @linear_gradients_.register_fake
 def _(*args: Any) -> None:
     return None
@@ -199,6 +224,7 @@ def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
     hidden, weight, bias, targets, row_temperature, weight_cast, *ctx.options = inputs
     logprob, _, _, saved, cache, maximum = output
     ctx.set_materialize_grads(False)
+    ctx.direct = False  # through the operator, which tracing must not look into
     ctx.mark_non_differentiable(saved, cache, maximum)
     # The weight is saved as it came, so that FSDP2 can free and refill its storage between the passes. The cache is not: the first
     # backward pass writes over it and lets it go; a second one (retain_graph) computes the logits again.
@@ -218,7 +244,8 @@ def _linear_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     ]
     cache, maximum = kept or (None, None)
     inputs = [None if value is None else value.detach() for value in (hidden, weight, bias)]
-    torch.ops.aer_lightning.linear_gradients_(
+    differentiate = _linear_gradients if ctx.direct else linear_gradients_
+    differentiate(
         results[0], weight.grad if add else results[1], results[2], cache, maximum, *inputs, targets, row_temperature, weight_cast,
         logprob.detach(), saved, *grads[:3], add, *ctx.options,
     )  # fmt: skip
@@ -226,6 +253,20 @@ def _linear_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
 
 
 linear_statistics.register_autograd(_linear_backward, setup_context=_linear_setup)
+
+
+class LinearStatistics(torch.autograd.Function):
+    """The same without the dispatch of a custom operator."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """See `_linear_forward`."""
+        output = _linear_forward(*inputs)
+        _linear_setup(ctx, inputs, output)
+        ctx.direct = True
+        return output
+
+    backward = staticmethod(_linear_backward)  # type: ignore[assignment]
 
 
 def _adds_to_grad(weight: Tensor) -> bool:

@@ -365,10 +365,10 @@ def _mixed(device: torch.device) -> bool:
 def automatic_budget(device: torch.device, described: Device) -> int:
     """Bytes: a power of two, so that a little more or less free memory changes nothing, at most half of what is free.
 
-    256 MiB on a CPU; on a GPU at most 1/8 of its memory. 1 GiB while a CUDA graph is captured, which will be replayed beside other things.
+    64 MiB on a CPU; on a GPU at most 1/8 of its memory. 1 GiB while a CUDA graph is captured, which will be replayed beside other things.
     """
     if described.kind != "cuda":
-        return 256 * MIB
+        return 64 * MIB
     most = described.memory << 30 >> 3
     if device.type == "cuda":
         if torch.cuda.is_current_stream_capturing():
