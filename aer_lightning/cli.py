@@ -53,6 +53,7 @@ class AERCommandLine(LightningCLI):
         """Add the run folder's options and one key per reporting callback."""
         parser.add_argument("--name", type=str, default="run", help="Name of the run; its folder is runs/<name>/<time>.")
         parser.add_argument("--run_dir", type=str | None, default=None, help="Folder of the run, which must not exist yet.")
+        parser.add_argument("--dry_run", type=bool, default=False, help="fit: go through every check and a made-up step, then stop.")
         for key, callback in REPORTING.items():
             parser.add_lightning_class_args(callback, key)
         add_arguments(parser)
@@ -76,10 +77,27 @@ class AERCommandLine(LightningCLI):
         return kwargs | ({"ckpt_path": str(self.resumption.checkpoint)} if self.resumption.checkpoint is not None else {})
 
     def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand == "fit" and self._get(self.config, "dry_run"):
+            from aer_lightning.plan.start import dry_run
+
+            for line in dry_run(self.model, self.datamodule, self.trainer, self._sections()):
+                print(line)
+            print("dry run: every check passed; nothing was trained and nothing was written")
+            discard_unused_run_dir()
+            return
+        if subcommand == "fit":
+            from aer_lightning.plan.start import announce, present_device
+
+            if present_device() is not None:
+                announce(self._sections())
         if self.resumption.is_complete(self.trainer):
             print(f"{self.resumption.folder}: this run is complete and has reported; nothing is left to do")
             return
         super()._run_subcommand(subcommand)
+
+    def _sections(self) -> dict[str, Any]:
+        """Model, data and trainer of the configuration as plain mappings."""
+        return {key: _plain(self._get(self.config, key)) for key in ("model", "data", "trainer")}
 
     @property
     def subcommand_name(self) -> str | None:
@@ -231,8 +249,7 @@ class _Parsed(AERCommandLine):
 
 def parse(argv: list[str]) -> dict[str, Any]:
     """The configuration of a command as plain mappings, interpolations resolved; no module, data or trainer is built."""
-    parsed = _command_line(_Parsed, argv)
-    return parsed._get(parsed.config, "model") and {key: _plain(parsed._get(parsed.config, key)) for key in ("model", "data", "trainer")}
+    return _command_line(_Parsed, argv)._sections()
 
 
 def _plain(value: Any) -> Any:
