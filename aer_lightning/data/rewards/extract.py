@@ -14,7 +14,7 @@ from aer_lightning.data.rewards.echo import without_echo
 from aer_lightning.data.rewards.languages import ANSWER, IS
 from aer_lightning.data.rewards.normalize import normalize
 from aer_lightning.data.rewards.numbers import decimal_comma, parse_number
-from aer_lightning.data.rewards.statements import SENTENCES, denied, told
+from aer_lightning.data.rewards.statements import OPERATION, SENTENCES, denied, told
 
 ExtractMode = Literal["auto", "boxed", "final_answer", "last_number"]
 EXTRACT_MODES: tuple[str, ...] = get_args(ExtractMode)
@@ -120,6 +120,8 @@ def _run_of(text: str, tokens: list[tuple[int, int, str]], last: bool) -> Extrac
     tokens = [token for token in tokens if not denied(text, token[0], token[1])]
     if not tokens:
         return None
+    if last and len(tokens) > 1 and OPERATION.fullmatch(text, tokens[-2][1], tokens[-1][0]):
+        return None  # 10 minus 5 states nothing
     run = [tokens[-1]] if last else [tokens[0]]
     rest = reversed(tokens[:-1]) if last else iter(tokens[1:])
     for token in rest:

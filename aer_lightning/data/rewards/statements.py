@@ -47,6 +47,13 @@ _EXAMPLE = re.compile(
     r"(?:written|given|put|placed|enclosed|wrapped|formatted|presented|boxed|in)\b[^.!?]*$",
     re.IGNORECASE,
 )
+# What stands between the operands of a sum in words.
+OPERATION = re.compile(
+    r"\W{0,4}(?:plus|minus|times|multiplied by|divided by|added to|subtracted from|take away|over|"
+    r"mal|geteilt durch|moins|fois|divisé par|más|menos|por|dividido por|più|meno|per|плюс|минус|умножить на|разделить на|"
+    r"加上?|减去?|減去?|乘以?|除以|たす|ひく|かける|わる|더하기|빼기|곱하기|나누기)\W{0,4}",
+    re.IGNORECASE,
+)
 _ABBREVIATION = re.compile(r"\b(?:e\.\s?g|i\.\s?e|etc|vs|no|approx)\.\s*$", re.IGNORECASE)
 
 
