@@ -174,7 +174,7 @@ def _whole(text: str) -> Extracted | None:
 def _final_answer(region: str) -> Extracted | None:
     """What follows the last marker of a final answer that has something after it."""
     for marker in reversed(list(_MARKER.finditer(region))[-8:]):
-        if found := _stated_after(region, marker.end()):
+        if not denied(region, marker.end(), marker.end()) and (found := _stated_after(region, marker.end())):
             return found
     return None
 

@@ -29,7 +29,8 @@ _CONCLUSION = re.compile(r"=|\b(?:so|thus|therefore|hence|but)\b", re.IGNORECASE
 _DENIED_BEFORE = re.compile(
     r"(?:\b(?:(?:less|more|greater|fewer|larger|smaller|higher|lower|bigger|other|rather|older|younger)\s+than|"
     r"at\s+(?:least|most)|up\s+to|"
-    r"between|between\s+\S+\s+and|not|never|neither|nor|cannot|unknown|undefined|wrong|incorrect|unlike|except|instead\s+of)|n't)"
+    r"between|between\s+\S+\s+and|not|never|neither|nor|cannot|unknown|undefined|wrong|incorrect|unlike|except|instead\s+of|"
+    r"if|whether|suppose|assume|assuming|unless)|n't)"
     r"(?:\s+(?:be|exactly|simply|just|the|equal|equals|to|answer|is))*[\s:($*\\]*$",
     re.IGNORECASE,
 )

@@ -100,7 +100,7 @@ def read_unit(text: str, attached: bool = False) -> Unit | None:
             words.pop(0)
     if any(word in _LOADED or word in _SCALES for word in words):
         return None
-    if raw and words and not (len(words) == 1 and _canonical(words[0])) and (attached or max(map(len, words)) < 4):
+    if raw and words and words[0] != "per" and not (len(words) == 1 and _canonical(words[0])) and (attached or max(map(len, words)) < 4):
         return None  # letters that may as well be a product of variables: 42xy
     return Unit(_name(words), power, scale)
 

@@ -71,6 +71,7 @@ ECHOES = [
     ("5", "10 menos 5 es"),
     ("5", "Сколько будет 10 минус 5"),
     ("14", "14?"),
+    ("14", "If the answer is 14, then"),
 ]
 
 HONEST = [
@@ -125,6 +126,7 @@ HONEST = [
     ("5", "10 minus 5 equals 5."),
     ("5", "10减5等于5"),
     ("5", "There are 5 per box"),
+    ("18", r"The answer is \$18 per day."),
     ("1000", "10^3"),
     ("3.5", r"\boxed{3\frac{1}{2}}"),
 ]
