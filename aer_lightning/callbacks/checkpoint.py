@@ -171,7 +171,6 @@ class RolloutCheckpoint(Checkpoint):
             self._row_step = loop._batches_that_stepped
         step = self.step = trainer.global_step
         light = light_state(trainer)
-        state = packed(light) if trainer.is_global_zero else b""
         facts = {
             "package": __version__,
             "torch": torch.__version__,
@@ -189,7 +188,9 @@ class RolloutCheckpoint(Checkpoint):
 
         def snapshot() -> Snapshot:
             tensors, names = held if held is not None else heavy_state(trainer.lightning_module, trainer.optimizers)
-            return Snapshot(step, tensors, {"state": state, "names": packed(names)}, facts)
+            # Packed here and not at every step: what grows with the run, such as the rows of its metrics, is in it.
+            parts = {"state": packed(light), "names": packed(names)} if trainer.is_global_zero else {}
+            return Snapshot(step, tensors, parts, facts)
 
         self._snapshot = snapshot
         self._folder = run_folder(trainer)

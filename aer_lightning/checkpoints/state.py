@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import lightning.pytorch as pl
@@ -22,7 +23,7 @@ OPTIMIZER = "optimizer."
 def light_state(trainer: pl.Trainer) -> dict[str, Any]:
     """Everything of a run but weights and optimizer: loops, callbacks, data, schedulers, precision. Collective.
 
-    The keys are those of Lightning's checkpoints, so that Lightning restores them.
+    The keys are those of Lightning's checkpoints, so that Lightning restores them. Later steps do not change what it holds.
     """
     checkpoint: dict[str, Any] = {
         "epoch": trainer.current_epoch,
@@ -30,7 +31,7 @@ def light_state(trainer: pl.Trainer) -> dict[str, Any]:
         "pytorch-lightning_version": pl.__version__,
         "loops": trainer._checkpoint_connector._get_loops_state_dict(),
         "callbacks": call._call_callbacks_state_dict(trainer),
-        "lr_schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
+        "lr_schedulers": [deepcopy(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs],
     }
     if trainer.lightning_module.hparams:
         checkpoint["hyper_parameters"] = dict(trainer.lightning_module.hparams)
