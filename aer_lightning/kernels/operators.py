@@ -91,7 +91,7 @@ def _logits_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     inverse = options.inverse(row_temperature, None, kept, saved.dtype)
     factors = gradient_factors(logprob, saved, inverse, upstream(grads[:3], kept), options.squash)
     gradient = logits.detach() if options.in_place else torch.empty_like(logits, memory_format=torch.contiguous_format)
-    differentiate = _logits_gradient if ctx.direct else logits_gradient_
+    differentiate: Any = _logits_gradient if ctx.direct else logits_gradient_
     differentiate(gradient, logits.detach(), targets, factors, *ctx.options)
     return gradient, *(None,) * 5
 
@@ -244,7 +244,7 @@ def _linear_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     ]
     cache, maximum = kept or (None, None)
     inputs = [None if value is None else value.detach() for value in (hidden, weight, bias)]
-    differentiate = _linear_gradients if ctx.direct else linear_gradients_
+    differentiate: Any = _linear_gradients if ctx.direct else linear_gradients_
     differentiate(
         results[0], weight.grad if add else results[1], results[2], cache, maximum, *inputs, targets, row_temperature, weight_cast,
         logprob.detach(), saved, *grads[:3], add, *ctx.options,
