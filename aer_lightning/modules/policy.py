@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
@@ -21,25 +20,20 @@ from torch import Tensor
 
 from aer_lightning.algorithms.objectives import (
     ClipObjective,
-    CovarianceStatistics,
-    EntropyScope,
     ImportanceWeights,
-    LossInputs,
     Metrics,
     Objective,
-    entropy_bonus,
     finish_metrics,
-    kl_loss,
-    masked_mean_metric,
     merge_metrics,
 )
 from aer_lightning.assets import resolve_model
 from aer_lightning.distributed import gather_objects, sum_over_ranks
 from aer_lightning.errors import ConfigError, NonFiniteLossError
-from aer_lightning.metrics.table import EvaluationTable
 from aer_lightning.modules.adapters import Lora, check_same, description, without_adapters
+from aer_lightning.modules.evaluation import EvaluationSteps
 from aer_lightning.modules.gradients import clip, gradient_norm, loss_scale
 from aer_lightning.modules.loading import DTYPES, NetworkOptions, Sharding, check_model_folder, load_network, local_folder
+from aer_lightning.modules.loss import StepLoss
 from aer_lightning.modules.memory import (
     Allocator,
     CudaAllocator,
@@ -52,13 +46,13 @@ from aer_lightning.modules.memory import (
 from aer_lightning.modules.network import Backend, PolicyNetwork
 from aer_lightning.modules.sharding import check_strategy, decoder_layers, full_state, sharding_mesh
 from aer_lightning.parts import check_part
-from aer_lightning.rollout import EvaluationBatch, Pack, RolloutBatch, RolloutInfo, measure
+from aer_lightning.rollout import Pack, RolloutBatch, RolloutInfo, measure
 
 # Options that ``load_from_checkpoint`` knows from the checkpoint; the others are no plain values, and train a model but are none of it.
 PLAIN = ("pretrained", "reference", "dtype", "attn_implementation", "trust_remote_code", "kernel_backend", "memory_mb")
 
 
-class PolicyModule(pl.LightningModule):
+class PolicyModule(EvaluationSteps):
     """A causal LM trained by policy gradient on verifiable rewards.
 
     ``PolicyModule.load_from_checkpoint(path)`` gives the model of a checkpoint; hand objective and optimizer in again to train it further.
@@ -134,8 +128,8 @@ class PolicyModule(pl.LightningModule):
         check_model_folder(self.reference, "model.init_args.reference")
         self.objective: Objective = objective if objective is not None else ClipObjective()
         check_part(self.objective, Objective, "model.init_args.objective")
-        self.importance = importance
-        self.kl_weight, self.kl_estimator, self.kl_in = kl_weight, kl_estimator, kl_in
+        self.kl_weight, self.kl_in = kl_weight, kl_in
+        self.loss = StepLoss(self.objective, importance, kl_weight if kl_in == "loss" else 0.0, kl_estimator)
         self.make_optimizer, self.make_scheduler = optimizer, lr_scheduler
         self.dtype_name = (lora.base_dtype if lora is not None else None) or dtype
         self.trust_remote_code, self.lora = trust_remote_code, lora
@@ -145,7 +139,6 @@ class PolicyModule(pl.LightningModule):
         self.offload: Offload = offload
         self.weight_version = 0
         self.policy: PolicyNetwork | None = None
-        self.evaluation: EvaluationTable | None = None
         # In a list, so that the reference is neither a parameter nor part of any checkpoint or sharding.
         self._reference: list[PolicyNetwork] = []
         self._metrics: Metrics = {}
@@ -302,7 +295,7 @@ class PolicyModule(pl.LightningModule):
         for place, pack in enumerate(batch.tensors()):
             last = place == len(batch.packs) - 1
             self._reduce_with(last)
-            total, pack_metrics, measured = self._pack_loss(batch, pack)
+            total, pack_metrics, measured = self.loss(self.policy, batch, pack, self.trainer.world_size)  # type: ignore[arg-type]
             metrics = merge_metrics(metrics, pack_metrics)
             totals.append(total.detach())
             if not scored:
@@ -317,54 +310,6 @@ class PolicyModule(pl.LightningModule):
         self._metrics = merge_metrics(self._metrics, {name: (s.cpu(), n.cpu()) for name, (s, n) in metrics.items()})
         self._finished_rollout = batch.info if batch.last else None
         return (total + sum(totals[:-1])) * self.trainer.world_size
-
-    def _pack_loss(self, batch: RolloutBatch, pack: Pack) -> tuple[Tensor, Metrics, tuple[Tensor, Tensor]]:
-        """A pack's share of the step's loss, its metrics, and log-probability and entropy of its completion tokens, [N] each."""
-        assert self.policy is not None
-        scope = EntropyScope.of(batch.scalars)
-        flat_logprob, flat_entropy, *top = self.policy.score(pack, batch.info.temperature, scope.top())
-        measured = (flat_logprob.detach(), flat_entropy.detach())
-        if not len(pack.index):  # another rank has a pack more: take part, and count nothing
-            return 0.0 * sum((t.sum() for t in (flat_logprob, flat_entropy, *top)), flat_logprob.new_zeros(())), {}, measured
-        logprob, entropy = pack.pad(flat_logprob), pack.pad(flat_entropy)
-        inputs = self._loss_inputs(batch, pack, logprob, entropy)
-        metrics: Metrics = {}
-        if self.importance is not None:
-            inputs, metrics = self.importance.apply(inputs)
-        loss, objective_metrics = self.objective(inputs)
-        regularised = pack.pad(top[0]) if top else entropy
-        regularised_mask = scope.mask(regularised, pack.entropy_mask)
-        bonus = entropy_bonus(regularised, regularised_mask, batch.entropy_coefficient[pack.index], batch.num_tokens)
-        if not scope.whole:
-            metrics["regularised_entropy"] = masked_mean_metric(regularised, regularised_mask)
-        total = loss - bonus
-        metrics |= objective_metrics
-        if self.kl_weight and self.kl_in == "loss":
-            kl, kl_metrics = kl_loss(inputs, self.kl_estimator, getattr(self.objective, "aggregation", "token_mean"))
-            total = total + self.kl_weight * kl
-            metrics |= kl_metrics
-        # Summed over the rollout's packs and ranks these counts give the number of optimizer steps.
-        share = torch.tensor(1.0 / (sum(1 for p in batch.packs if p) * self.trainer.world_size), device=self.device)
-        parts = {"loss": total, "policy_loss": loss, "entropy_bonus": bonus}
-        return total, metrics | {name: (part.detach(), share) for name, part in parts.items()}, measured
-
-    def _loss_inputs(self, batch: RolloutBatch, pack: Pack, logprob: Tensor, entropy: Tensor) -> LossInputs:
-        return LossInputs(
-            logprob=logprob,
-            old_logprob=pack.old_logprob if pack.old_logprob is not None else logprob.detach(),
-            advantage=batch.advantage[pack.index],
-            mask=pack.loss_mask,
-            behaviour_logprob=pack.behaviour_logprob,
-            reference_logprob=pack.reference_logprob,
-            num_tokens=batch.num_loss_tokens,
-            num_sequences=batch.num_sequences,
-            max_tokens=batch.max_tokens,
-            seed=batch.info.index,
-            sequence_index=batch.sequence_index[pack.index],
-            covariance=CovarianceStatistics(**batch.covariance) if batch.covariance else None,
-            entropy=entropy.detach(),
-            scalars=batch.scalars,
-        )
 
     def _keep(self, batch: RolloutBatch, pack: Pack, logprob: Tensor, entropy: Tensor) -> None:
         """The training forward of an on-policy step is the scoring pass: write what it measured to the samples."""
@@ -444,33 +389,3 @@ class PolicyModule(pl.LightningModule):
         shares = checkpoint.get("metric_sums", [])
         if self._trainer is not None and len(shares) == self.trainer.world_size:
             self._metrics = {name: (pair[0], pair[1]) for name, pair in shares[self.trainer.global_rank].items()}
-
-    # -- evaluation ---------------------------------------------------------------------------------------------------------------
-
-    def on_validation_epoch_start(self) -> None:
-        """Fresh counts for every evaluation."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.evaluation = EvaluationTable(data.evaluation_plan(), data.eval_ks, data.eval_samples, self.device)
-
-    def validation_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Count what the data generated and graded."""
-        assert self.evaluation is not None
-        self.evaluation.update(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log pass@k and its companions, overall and by label."""
-        assert self.evaluation is not None
-        self.log_dict(self.evaluation.compute("test" if self.trainer.testing else "val"), batch_size=1)
-        self._rest()
-
-    def _rest(self) -> None:
-        """One sleep for a whole evaluation, whatever its batches and sources."""
-        self.trainer.datamodule.rest()  # type: ignore[attr-defined]
-
-    on_test_epoch_start = on_validation_epoch_start
-    test_step = validation_step
-    on_test_epoch_end = on_validation_epoch_end
-
-    def predict_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
-        """The graded completions of a batch, one plain row each."""
-        return batch.rows
