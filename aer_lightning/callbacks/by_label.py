@@ -39,8 +39,8 @@ class LabelFigures(pl.Callback):
             sums[s.label] = [a + b for a, b in zip(sums.get(s.label, [0.0] * 5), row, strict=True)]
         merged: dict[str, list[float]] = {}
         for share in gather_objects(sums):
-            for label, row in share.items():
-                merged[label] = [a + b for a, b in zip(merged.get(label, [0.0] * 5), row, strict=True)]
+            for label, part in share.items():
+                merged[label] = [a + b for a, b in zip(merged.get(label, [0.0] * 5), part, strict=True)]
         if not 1 < len(merged) <= self.most:
             return
         for label, (n, reward, tokens, entropy, coefficient) in merged.items():
