@@ -29,16 +29,18 @@ SIGNS = "+-*/^_=<>()[]{},;:.!|%&$'\\ "
 
 
 def read_golds(folder: Path, count: int, rng: random.Random) -> list[str]:
-    """Distinct gold answers of the folder's files, at most ``count``."""
-    golds: dict[str, None] = {}
+    """``count`` gold answers of the folder's files, each distinct one before any comes again for another problem."""
+    golds: dict[str, int] = {}
     for path in sorted(folder.glob("*.jsonl")):
         for line in path.open(encoding="utf-8", errors="surrogatepass"):
             row = json.loads(line)
             answer = str(row.get("answer", row.get("gold", ""))).rsplit("####", 1)[-1].strip()
             if 0 < len(answer) < 200 and "boxed" not in answer:  # those are solutions with prose
-                golds.setdefault(answer)
+                golds[answer] = golds.get(answer, 0) + 1
     shuffled = rng.sample(sorted(golds), len(golds))
-    return sorted(shuffled, key=lambda gold: bool(re.fullmatch(r"-?\d+", gold)))[:count]
+    distinct = sorted(shuffled, key=lambda gold: bool(re.fullmatch(r"-?\d+", gold)))
+    again = [gold for gold in shuffled for _ in range(golds[gold] - 1)]
+    return (distinct + rng.sample(again, len(again)))[:count]
 
 
 def mutate(text: str, rng: random.Random) -> str:
@@ -125,6 +127,8 @@ def main() -> int:
         bad = verifier.check_golds(golds)
         golds = [gold for gold, reason in zip(golds, bad, strict=True) if reason is None]
         pairs = [(gold, mutant) for gold in golds for _ in range(args.mutants) if (mutant := mutate(gold, rng)) != gold]
+        # A brace too many would close the box early, so that another answer than the mutant is graded.
+        pairs = [pair for pair in pairs if len({text.count("{") - text.count("}") for text in pair}) == 1]
         grades = verifier.grade([(rf"\boxed{{{mutant}}}", gold) for gold, mutant in pairs])
     paid = [pair for pair, grade in zip(pairs, grades, strict=True) if grade.reward]
     verdicts = [same_value(*pair) for pair in paid]

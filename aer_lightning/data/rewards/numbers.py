@@ -215,7 +215,8 @@ def numbers_equal(gold: Number, pred: Number, tolerance: float = 0.0) -> bool:
         return _values_equal(bare, signed, tolerance) or _values_equal(bare, share, tolerance)
     if abs(bare.value) <= 1:
         return _values_equal(bare, share, tolerance)
-    return _values_equal(bare, signed, tolerance) or (bare.value.denominator != 1 and _values_equal(bare, share, tolerance))
+    asked = bare.decimals is not None or bare.value.denominator == 1  # nobody gives 10/9 as a number of percent
+    return (asked and _values_equal(bare, signed, tolerance)) or (bare.value.denominator != 1 and _values_equal(bare, share, tolerance))
 
 
 def _values_equal(a: Number, b: Number, tolerance: float) -> bool:
