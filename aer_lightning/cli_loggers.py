@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import secrets
 import sys
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.cli import SaveConfigCallback
 
 from aer_lightning.callbacks.run_files import run_folder
@@ -48,7 +50,19 @@ def place_files(config: Any, root: Path) -> None:
             args["save_dir"] = str(root / place)
         if kind == "WandbLogger":
             args["name"] = args.get("name") or config.get("name")
+            args["id"] = args.get("id") or args.get("version") or wandb_id(root)
             args["project"] = args.get("project") or os.environ.get("WANDB_PROJECT", "aer_lightning")
+
+
+def wandb_id(root: Path) -> str:
+    """The run's id at W&B, kept in its folder, so that a run that goes on is the same run there too."""
+    path = root / "wandb_id"
+    if getattr(rank_zero_only, "rank", None):  # only rank zero logs
+        return ""
+    if not path.is_file():
+        root.mkdir(parents=True, exist_ok=True)
+        path.write_text(os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4), encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()
 
 
 def hyperparameters(config: Any) -> Any:
