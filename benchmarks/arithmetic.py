@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from kernels_common import replace_section, table
+
+from aer_lightning.data.rewards.countdown import evaluate
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs/arithmetic"
@@ -38,6 +41,17 @@ def share(rows: list[dict[str, Any]], label: str | None = None) -> float:
 def entropy(rows: list[dict[str, Any]]) -> float:
     """Mean over tokens, nat."""
     return sum(row["entropy"] * row["tokens"] for row in rows) / sum(row["tokens"] for row in rows)
+
+
+def unwritten(rows: list[dict[str, Any]]) -> int:
+    """How many paid completions do not write the value of their prompt's expression: what was paid by mistake."""
+    missing = 0
+    for row in rows:
+        expression = re.search(r"\d[\d+*\- ]*", row["prompt"])
+        if row["reward"] and expression is not None:
+            _, value = evaluate(expression.group().strip())
+            missing += re.search(rf"(?<!\d){value}(?!\d)", row["completion"]) is None
+    return missing
 
 
 def picked(rollouts: dict[int, list[dict[str, Any]]]) -> str:
@@ -86,7 +100,10 @@ def main() -> None:
         for i, r in rollouts.items()
         if i % 5 == 0 or i == max(rollouts)
     ]
-    replace_section(OUT / "README.md", "figures", table(["rollout", "right", "one-digit sums", "two-digit sums", "entropy, nat"], rows))
+    paid = [row for sampled in rollouts.values() for row in sampled if row["reward"]]
+    line = f"Of {len(paid)} paid completions of {len(rollouts)} rollouts, {unwritten(paid)} do not write the sum."
+    figures = table(["rollout", "right", "one-digit sums", "two-digit sums", "entropy, nat"], rows)
+    replace_section(OUT / "README.md", "figures", f"{figures}\n\n{line}")
 
 
 if __name__ == "__main__":

@@ -58,6 +58,12 @@ def test_samples_are_of_start_middle_and_end_and_stay_in_their_cells(arithmetic,
     assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_what_is_paid_without_the_value_is_counted(arithmetic):
+    rows = [row(0, "What is 58 + 8?", text, 1.0) for text in ("58 + 8 = 66", "166", "66.5 or 7", "so 66!")]
+    assert arithmetic.unwritten(rows) == 1
+    assert arithmetic.unwritten([row(0, "What is 7 * 12 - 3?", "7 * 12 - 3", 1.0), row(0, "What is 2?", "2", 0.0)]) == 1
+
+
 def test_the_page_has_the_sections_that_are_filled():
     page = (ROOT / "docs/arithmetic/README.md").read_text()
     assert all(f"<!-- {mark}{name} -->" in page for name in ("figures", "samples") for mark in ("", "/"))
