@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(HARDWARE)
 ARGS ?=
 
-.PHONY: help fit test test-fast lint format venv tiny-model kernel-report gpu-test gpu-check gpu-bench wheel-check docker-cpu docker-cuda mlflow-check study diagnosis clean
+.PHONY: help fit test test-fast lint format venv tiny-model kernel-report gpu-test gpu-check gpu-bench docs wheel-check docker-cpu docker-cuda mlflow-check study diagnosis clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
@@ -54,6 +54,10 @@ kernel-report: venv
 
 gpu-test: venv
 	$(BIN)/python -m pytest tests/kernels -m gpu --timeout=600 $(ARGS)
+
+# The documentation site, into build/site; a warning is an error.
+docs: venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
 
 # The wheel, in an empty environment, outside of the repository.
 wheel-check: venv

@@ -96,8 +96,16 @@ def describe(kind: Any) -> str:
     parameters = get_signature_parameters(kind)
     for p in parameters:
         default = "required" if p.default is inspect.Parameter.empty else f"default {p.default!r}"
-        annotation = p.annotation if isinstance(p.annotation, str) else getattr(p.annotation, "__name__", str(p.annotation))
-        if "[" in str(p.annotation) or "|" in str(p.annotation):
-            annotation = re.sub(r"\b(?:\w+\.)+", "", str(p.annotation))
-        lines += [f"  {p.name} ({annotation}; {default})", *([f"      {' '.join(p.doc.split())}"] if p.doc else [])]
+        lines += [f"  {p.name} ({type_text(p.annotation)}; {default})", *([f"      {' '.join(p.doc.split())}"] if p.doc else [])]
     return "\n".join(lines if parameters else [*lines[:-2], "", "It has no options."])
+
+
+def type_text(annotation: Any) -> str:
+    """An annotation without the modules of its names.
+
+    Example:
+        >>> type_text(int | None), type_text(Any)
+        ('int | None', 'Any')
+    """
+    text = annotation.__name__ if inspect.isclass(annotation) and "[" not in str(annotation) else str(annotation)
+    return re.sub(r"\b(?:\w+\.)+", "", text)

@@ -1,0 +1,63 @@
+"""Of the site: links to files of the repository become their names, and the page of options is generated from docstrings."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+from mkdocs.structure.files import File
+
+OPTIONS = {
+    "Run": ["aer_lightning.callbacks.reports.REPORTS"],
+    "Model": ["aer_lightning.modules.policy.PolicyModule"],
+    "Data": ["aer_lightning.data.datamodule.RolloutDataModule"],
+    "Engines": ["aer_lightning.data.engines.VLLMEngine", "aer_lightning.data.engines.TransformersEngine"],
+    "Prompts": [f"aer_lightning.data.prompts.{name}" for name in ("JsonlPrompts", "HubPrompts", "CountdownPrompts")],
+    "Entropy": [
+        "aer_lightning.callbacks.EntropyAnchor",
+        "aer_lightning.callbacks.GlobalCoefficient",
+        "aer_lightning.callbacks.DifficultyCoefficient",
+        "aer_lightning.callbacks.FixedCoefficient",
+    ],
+}
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """``[text](../file)`` to ``text (`file`)``: files outside of docs/ are no pages."""
+    return re.sub(r"\[([^\]]+)\]\((?:\.\./)+((?!methods|control|nodes|precision|evaluation|diagnosis)[\w./-]+)\)", r"\1 (`\2`)", markdown)
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the page of options."""
+    files.append(File.generated(config, "reference/options.md", content=options_page()))
+    return files
+
+
+def options_page() -> str:
+    """Every option of the main classes: name, type, default, meaning."""
+    from importlib import import_module
+
+    lines = ["# Options", "", "From the signatures and docstrings; `--data.init_args.engine.help` and the like print the same.", ""]
+    for title, paths in OPTIONS.items():
+        lines += [f"## {title}", ""]
+        for path in paths:
+            module, _, name = path.rpartition(".")
+            value = getattr(import_module(module), name)
+            for key, kind in value.items() if isinstance(value, dict) else [(name, value)]:
+                lines += table(key, kind)
+    return "\n".join(lines)
+
+
+def table(title: str, kind: Any) -> list[str]:
+    """The options of one class, none for a class without."""
+    from aer_lightning.cli_help import get_signature_parameters, type_text
+
+    rows = []
+    for p in get_signature_parameters(kind):
+        default = "required" if p.default is inspect.Parameter.empty else f"`{p.default!r}`"
+        default = default if len(default) < 40 else "an own one"
+        meaning = " ".join((p.doc or "").split()).replace("<", "&lt;")
+        cells = (f"`{p.name}`", f"`{type_text(p.annotation)}`", default, meaning)
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return [f"### {title}", "", "| option | type | default | meaning |", "|---|---|---|---|", *rows, ""] if rows else []
