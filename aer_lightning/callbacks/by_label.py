@@ -35,8 +35,8 @@ class LabelFigures(pl.Callback):
         sums: dict[str, list[float]] = {}
         for s in trainer.datamodule.last_samples:  # type: ignore[attr-defined]
             entropy = 0.0 if s.entropy is None else float(s.entropy.double().sum())
-            row = (1.0, s.reward, float(len(s.token_ids)), entropy, coefficients.get(s.sequence, math.nan))
-            sums[s.label] = [a + b for a, b in zip(sums.get(s.label, [0.0] * 5), row, strict=True)]
+            sample = (1.0, s.reward, float(len(s.token_ids)), entropy, coefficients.get(s.sequence, math.nan))
+            sums[s.label] = [a + b for a, b in zip(sums.get(s.label, [0.0] * 5), sample, strict=True)]
         merged: dict[str, list[float]] = {}
         for share in gather_objects(sums):
             for label, part in share.items():

@@ -43,7 +43,7 @@ function chart(panel) {
   const drawn = svg("svg", {x: L, y: T, width: W - L - R, height: H - T - B, viewBox: `${L} ${T} ${W - L - R} ${H - T - B}`}); // clips
   root.append(drawn);
   for (const level of panel.levels || []) {
-    drawn.append(svg("line", {x1: L, x2: W - R, y1: Y(level.y), y2: Y(level.y), class: "level"}), svg("text", {x: W - R - 4, y: Y(level.y) - 4, class: "tick", "text-anchor": "end"}, level.name));
+    drawn.append(svg("line", {x1: L, x2: W - R, y1: Y(level.y), y2: Y(level.y), class: "level"}), svg("text", {x: W - R - 4, y: Y(level.y) + (Y(level.y) < T + 18 ? 14 : -4), class: "tick", "text-anchor": "end"}, level.name));
   }
   lines.forEach((s, i) => {
     // Coinciding lines: the first is the widest, later ones are narrower, dashed and on top.
