@@ -101,7 +101,7 @@ def _rows(files: dict[str, Path], names: list[str], first: int, last: int | None
     from safetensors import safe_open
 
     if is_adapter(names[0]):
-        return initial_value(names[0], shape, seed)[first:last]
+        return initial_value(names[0], shape, seed)[first:last].clone()  # not a view of the whole
     name = next(n for n in map(base_name, names) if n in files)
     with safe_open(files[name], "pt") as file:
         if not shape:

@@ -61,3 +61,21 @@ def test_exports_are_alike(results):
     assert all(torch.allclose(tensor, two[name], atol=3e-4) for name, tensor in one.items())
     assert all(torch.allclose(tensor, three[name], atol=1e-6) for name, tensor in two.items())
     assert json.loads((results["single"][1] / "adapters" / "adapter_config.json").read_text())["r"] == 16
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_shards_goes_on_in_one_process(results, tmp_path):
+    from aer_lightning.assets import resolve_model
+    from aer_lightning.checkpoints.folder import checkpoints
+    from aer_lightning.checkpoints.restore import read_tensors
+    from aer_lightning.modules.adapters import is_adapter
+    from tests.integration.conftest import CommandLine, read_metrics, small
+
+    path = checkpoints(results["fsdp2"][1] / "checkpoints")[0]
+    assert all(is_adapter(name) for name in read_tensors(path, ["model."]))
+    options = OPTIONS | {"trainer.max_epochs": 2, "ckpt_path": path, "trainer.limit_val_batches": 0}
+    arguments = [*small(resolve_model("countdown-tiny"), tmp_path / "run"), *(f"--{k}={v}" for k, v in options.items())]
+    status, _, err = CommandLine.spawn(None, "fit", "-c", "configs/aer.yaml", "-c", "configs/lora.yaml", *arguments)
+    assert status == 0, err[-3000:]
+    rows = read_metrics(tmp_path / "run")
+    assert rows[-1]["rollout/index"] == 5 and all(r["rollout/mismatch_logprob"] < 1e-5 for r in rows)

@@ -4,6 +4,9 @@ import pytest
 import torch
 
 from aer_lightning.callbacks import FixedCoefficient
+from aer_lightning.callbacks.checkpoint import RolloutCheckpoint
+from aer_lightning.checkpoints.folder import checkpoints
+from aer_lightning.checkpoints.restore import read_tensors
 from aer_lightning.errors import ConfigError
 from aer_lightning.modules.adapters import Lora, add_adapters, is_adapter, without_adapters
 from aer_lightning.modules.loading import NetworkOptions, load_network
@@ -205,17 +208,18 @@ def test_a_run_trains_adapters_against_the_base(runs, recorder):
 
 
 def test_resume_is_exact_and_other_adapters_are_refused(runs, tmp_path):
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
     def module(**lora):
         return runs.module(lora=Lora(**({"r": 4, "alpha": 16} | lora)))
 
     _, whole, _ = runs.fit([FixedCoefficient(0.5)], data=runs.data(rollouts_per_epoch=4), module=module())
-    keep = ModelCheckpoint(tmp_path / "checkpoints", every_n_train_steps=2, save_top_k=-1)
-    runs.fit([FixedCoefficient(0.5), keep], data=runs.data(rollouts_per_epoch=4), module=module())
-    path = next(p for p in (tmp_path / "checkpoints").iterdir() if "step=2" in p.name)
-    assert all(is_adapter(name) for name in torch.load(path, weights_only=True)["state_dict"])
-    _, resumed, _ = runs.fit([FixedCoefficient(0.5)], data=runs.data(rollouts_per_epoch=4), module=module(), ckpt_path=path)
+    runs.fit(
+        [FixedCoefficient(0.5), RolloutCheckpoint(every_n_rollouts=1, keep_last=9)], data=runs.data(rollouts_per_epoch=4), module=module()
+    )
+    path = checkpoints(tmp_path / "checkpoints")[2]
+    names = read_tensors(path, ["model."])
+    assert path.name == "step-00000002.ckpt" and names and all(is_adapter(name) for name in names)
+    parts = [FixedCoefficient(0.5), RolloutCheckpoint(keep_last=9)]
+    _, resumed, _ = runs.fit(parts, data=runs.data(rollouts_per_epoch=4), module=module(), ckpt_path=path)
     state = resumed.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in whole.state_dict().items())
     for other, words in (
@@ -224,7 +228,7 @@ def test_resume_is_exact_and_other_adapters_are_refused(runs, tmp_path):
         (runs.module(), "adapters"),
     ):
         with pytest.raises(ConfigError, match=words):
-            runs.fit(data=runs.data(rollouts_per_epoch=4), module=other, ckpt_path=path)
+            runs.fit(parts, data=runs.data(rollouts_per_epoch=4), module=other, ckpt_path=path)
 
 
 def test_dropout_gets_a_scoring_pass_without_it(runs, recorder):

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from aer_lightning.callbacks import FixedCoefficient
+from aer_lightning.callbacks.checkpoint import RolloutCheckpoint
+from aer_lightning.checkpoints.folder import checkpoints
 
 
 def test_an_8_bit_optimizer_trains_and_resumes_exactly(runs, tmp_path):
@@ -22,9 +23,9 @@ def test_an_8_bit_optimizer_trains_and_resumes_exactly(runs, tmp_path):
     trainer, whole, _ = runs.fit([FixedCoefficient(0.5)], data=data(), module=module())
     dtypes = {t.dtype for s in trainer.optimizers[0].state.values() for n, t in s.items() if n in ("state1", "state2")}
     assert dtypes == {torch.uint8, torch.float32}
-    keep = ModelCheckpoint(tmp_path / "checkpoints", every_n_train_steps=2, save_top_k=-1)
-    runs.fit([FixedCoefficient(0.5), keep], data=data(), module=module())
-    path = next(p for p in (tmp_path / "checkpoints").iterdir() if "step=2" in p.name)
-    _, resumed, _ = runs.fit([FixedCoefficient(0.5)], data=data(), module=module(), ckpt_path=path)
+    runs.fit([FixedCoefficient(0.5), RolloutCheckpoint(every_n_rollouts=1, keep_last=9)], data=data(), module=module())
+    path = checkpoints(tmp_path / "checkpoints")[2]
+    _, resumed, _ = runs.fit([FixedCoefficient(0.5), RolloutCheckpoint()], data=data(), module=module(), ckpt_path=path)
+    assert path.name == "step-00000002.ckpt"
     state = resumed.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in whole.state_dict().items())
