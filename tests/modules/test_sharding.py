@@ -70,3 +70,13 @@ def test_full_tensors_of_a_sharded_network_on_one_rank(random_model, tmp_path):
         assert all(not isinstance(t, DTensor) and torch.equal(t, expected[n]) for n, t in state.items()) and len(state) == len(expected)
     finally:
         dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("replicas", "words"), [(0, "at least 1"), (3, "4 processes .* 3 copies")])
+def test_copies_that_cannot_be_made_are_refused(replicas, words):
+    from aer_lightning.modules.strategies import FSDP2Strategy
+
+    with pytest.raises(ConfigError, match=rf"replicas: .*{words}"):
+        strategy = FSDP2Strategy(replicas=replicas)
+        strategy.parallel_devices = [torch.device("cpu")] * 4
+        strategy.setup_environment()
