@@ -15,11 +15,13 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf.errors import OmegaConfBaseException
 
 from aer_lightning import cli_parts
 from aer_lightning.callbacks.checkpoint import RolloutCheckpoint
 from aer_lightning.callbacks.graceful_stop import GracefulStop
 from aer_lightning.callbacks.reports import REPORTS
+from aer_lightning.cli_checks import check_name, check_seed, check_text, check_writable, interpolation_error
 from aer_lightning.cli_errors import OneLineParser, find_user_error
 from aer_lightning.cli_help import find_help
 from aer_lightning.cli_loggers import RunConfig, end_wandb, place_files
@@ -69,8 +71,13 @@ class AERCommandLine(LightningCLI):
         """Find the checkpoint to go on from, or refuse the one given; this package keeps no hyper-parameters in checkpoints."""
         self.resumption = Resumption()
         if self.subcommand_name is not None:
+            check_name(self._get(self.config, "name"))
             self.resumption = find(self.subcommand_name, self.config[self.subcommand_name], process_rank())
             self.save_config_kwargs = {**self.save_config_kwargs, "overwrite": self.resumption.folder is not None}
+
+    def _set_seed(self) -> None:
+        check_seed(self._get(self.config, "seed_everything"))
+        super()._set_seed()
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
@@ -111,6 +118,8 @@ class AERCommandLine(LightningCLI):
         """Build everything; what a constructor refuses comes out as its own line, not as the parser's account of it."""
         given, own = self.config, self._get(self.config, "trainer")["default_root_dir"]
         self._root = Path(own or self.resumption.folder or run_dir(self._get(self.config, "run_dir"), self._get(self.config, "name")))
+        if (own or self.resumption.folder) and process_rank() == 0:
+            check_writable(self._root, "trainer.default_root_dir" if own else "run_dir")
         try:
             # The run's own paths are no part of the configuration that is saved, which starts the same run in another folder.
             self.config = given.clone()
@@ -131,13 +140,21 @@ class AERCommandLine(LightningCLI):
         kwargs["default_root_dir"] = str(self._root)
         if config["logger"] in (None, True):
             kwargs["logger"] = [TensorBoardLogger(self._root, name="", version="")]
-        trainer: Any = super().instantiate_trainer(**kwargs)
+        trainer: Any = self._trainer(**kwargs)
         if str(config["precision"]) in ("16-mixed", "16") and isinstance(trainer.accelerator, CPUAccelerator):
             raise ConfigError("trainer.precision: there is no fp16 on a CPU, and Lightning would take bf16 in its place; use bf16-mixed")
         if self.subcommand_name == "fit":
             self.resumption.tell(trainer)
             trainer.callbacks.append(GracefulStop(self._get(self.config, "stop_grace")))
         return trainer
+
+    def _trainer(self, **kwargs: Any) -> Any:
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except UserError:
+            raise
+        except ValueError as error:  # Lightning's word on options that it refuses
+            raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
 
 
 def run_dir(chosen: str | None, name: str) -> Path:
@@ -157,7 +174,10 @@ def free_folder(chosen: str | None, name: str) -> Path:
     """The chosen folder, or one named by the time, which does not exist yet."""
     if chosen is not None:
         path = Path(chosen)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"run_dir: {chosen} is a file; choose a folder, nothing was written")
+        check_writable(path)
+        if path.exists() and any(path.iterdir()):
             raise ConfigError(f"run_dir: {chosen} exists and is not empty; choose another folder, nothing was written")
         return path
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -165,6 +185,7 @@ def free_folder(chosen: str | None, name: str) -> Path:
     n = 1
     while path.exists():
         path, n = Path("runs") / name / f"{stamp}_{n}", n + 1
+    check_writable(path)
     return path
 
 
@@ -177,10 +198,18 @@ def build(argv: list[str], run: bool = True) -> AERCommandLine:
 
 def _command_line(kind: type[AERCommandLine], argv: list[str]) -> AERCommandLine:
     argv = find_configs(argv)
+    check_text(argv)
     check_overlays(argv)
     cli_parts.install()
     quieten()
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    try:
+        return _make(kind, argv)
+    except OmegaConfBaseException as error:
+        raise interpolation_error(error, argv) from None
+
+
+def _make(kind: type[AERCommandLine], argv: list[str]) -> AERCommandLine:
     return kind(
         PolicyModule,
         RolloutDataModule,

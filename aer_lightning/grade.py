@@ -25,6 +25,7 @@ from aer_lightning.data.rewards.extract import EXTRACT_MODES
 from aer_lightning.errors import ConfigError, DataError, UserError
 
 _BATCH = 1_024
+_LONGEST_LINE = 64 << 20  # bytes
 _GRADERS = ("auto", "math", "countdown", "choice", "exact", "quantity")
 _SHOWN_BAD_GOLDS = 3
 
@@ -127,7 +128,9 @@ class _Summary:
 
 
 def _rows(source: IO[bytes], name: str, summary: _Summary) -> Iterator[dict[str, Any]]:
-    for number, raw in enumerate(source, start=1):
+    for number, raw in enumerate(iter(lambda: source.readline(_LONGEST_LINE + 1), b""), start=1):
+        if len(raw) > _LONGEST_LINE:
+            raise DataError(f"{name}: line {number} is longer than {_LONGEST_LINE >> 20} MiB; is it one JSON object a line?")
         if not raw.strip():
             continue
         try:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from aer_lightning.config_files import read_config
 from aer_lightning.errors import ConfigError
 
 WHOLE = ("model.class_path", "data.class_path")  # what a configuration that stands alone says
@@ -22,7 +23,7 @@ def check_overlays(argv: Sequence[str]) -> None:
         argv: a command line, with ``-c FILE`` or ``--config FILE`` for each file.
 
     Raises:
-        ConfigError: names the option and both files, or the base that comes after its overlay.
+        ConfigError: names the option and both files, the base that comes after its overlay, or a file that cannot be read.
     """
     files = [(name, choices) for name in config_files(argv) if (choices := read_choices(Path(name))) is not None]
     for i, (name, choices) in enumerate(files):
@@ -30,7 +31,7 @@ def check_overlays(argv: Sequence[str]) -> None:
             raise ConfigError(f"config: {name} is a whole configuration and would replace what {files[0][0]} says; give {name} first")
     for i, (name, choices) in enumerate(files):
         for other, earlier in files[1:i]:
-            for key in choices.keys() & earlier.keys() - set(WHOLE):
+            for key in sorted(choices.keys() & earlier.keys() - set(WHOLE), reverse=True):  # trainer.callbacks before what goes with it
                 if choices[key] != earlier[key]:
                     raise ConfigError(
                         f"{key.removesuffix('.class_path')}: {other} and {name} each choose their own, and the second would replace the "
@@ -70,14 +71,9 @@ def config_files(argv: Sequence[str]) -> list[str]:
 
 
 def read_choices(path: Path) -> dict[str, Any] | None:
-    """Lists and class names of a file by their dotted option; None for what is no readable mapping, which the parser reports."""
-    import yaml
-
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None
-    return dict(_choices("", config)) if isinstance(config, dict) else None
+    """Lists and class names of a file by their dotted option; None where there is no file, which the parser reports."""
+    config = read_config(path)
+    return dict(_choices("", config)) if config is not None else None
 
 
 def _choices(prefix: str, config: dict[Any, Any]) -> Iterator[tuple[str, Any]]:

@@ -76,10 +76,11 @@ def test_files_are_found_in_every_spelling():
     assert config_files(["fit", "-c", "a", "--config", "b", "--config=c", "-c=d", "--name", "e"]) == ["a", "b", "c", "d"]
 
 
-def test_what_is_no_mapping_is_left_to_the_parser(tmp_path):
-    (tmp_path / "broken.yaml").write_text("a: [1\n")
-    (tmp_path / "list.yaml").write_text("- 1\n")
-    check_overlays([*command("aer"), *[f"-c={tmp_path / name}" for name in ("broken.yaml", "list.yaml", "missing.yaml")]])
+def test_what_is_no_mapping_is_named_and_what_is_missing_left_to_the_parser(tmp_path):
+    check_overlays([*command("aer"), f"-c={tmp_path / 'missing.yaml'}"])
+    for name, text in {"broken.yaml": "a: [1\n", "list.yaml": "- 1\n"}.items():
+        (tmp_path / name).write_text(text)
+        assert f"config: {tmp_path / name} " in refused([*command("aer"), f"-c={tmp_path / name}"])
 
 
 def test_the_command_line_says_it_in_one_line(monkeypatch, capsys):

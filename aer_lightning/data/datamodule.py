@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
 from aer_lightning.algorithms.advantages import AdvantageEstimator, check_estimator
+from aer_lightning.data.checks import check_model_holds, check_sampling, check_trainer, check_verifier
 from aer_lightning.data.collector import Collector
 from aer_lightning.data.engines import VLLMEngine
 from aer_lightning.data.engines.base import Engine, SamplingParams
@@ -141,10 +143,10 @@ class RolloutDataModule(pl.LightningDataModule):
                 )
         if scoring_pass not in ("auto", "always"):
             raise ConfigError(f"data.init_args.scoring_pass: must be auto or always, got {scoring_pass!r}")
-        if not temperature > 0:
-            raise ConfigError(f"data.init_args.temperature: {temperature} is not positive; entropy needs a softmax, 1.0 is usual")
-        if eval_temperature is not None and eval_temperature < 0:
-            raise ConfigError(f"data.init_args.eval_temperature: {eval_temperature} is negative; 0 is greedy")
+        check_sampling(temperature, eval_temperature, eval_top_p, eval_samples)
+        check_verifier(verifier_workers, verifier_timeout, seed)
+        if not 0 <= advantage_eps < math.inf:
+            raise ConfigError(f"data.init_args.advantage_eps: {advantage_eps} is negative or infinite; 1e-6 is usual")
         if max_mismatch is not None and not max_mismatch > 0:
             raise ConfigError(f"data.init_args.max_mismatch: {max_mismatch} is not positive; leave it out for the default")
         if overlong is not None and not 1 <= overlong.buffer <= max_new_tokens:
@@ -198,7 +200,9 @@ class RolloutDataModule(pl.LightningDataModule):
 
             self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         if self.tokenizer is None:
-            self.tokenizer = load_tokenizer(str(self.model_folder), getattr(self.trainer.lightning_module, "trust_remote_code", False))
+            trust = getattr(self.trainer.lightning_module, "trust_remote_code", False)
+            self.tokenizer = load_tokenizer(str(self.model_folder), trust)
+            check_model_holds(self.model_folder, self.tokenizer, self.max_prompt_tokens, self.sampling.max_new_tokens, trust)
         if stage == "fit" and self.stream is None:
             self.stream = self._open(self.prompts, shuffle=True)
             if self._restored:
@@ -233,6 +237,7 @@ class RolloutDataModule(pl.LightningDataModule):
                 "trainer.accumulate_grad_batches: leave it out; a batch is a whole optimizer step, computed in packs of at most "
                 f"data.init_args.tokens_per_micro_batch = {self.sizes.tokens} tokens"
             )
+        check_trainer(self.trainer, self.sizes.steps, self.sizes.steps * self.rollouts_per_epoch)
         # Metrics belong to rollouts, so trainer.log_every_n_steps counts rollouts: Lightning would log the last rollout's again otherwise.
         if not self._counts_rollouts:
             self.trainer.log_every_n_steps *= self.sizes.steps  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from aer_lightning.errors import ConfigError, DataError
 from aer_lightning.modules.adapters import Lora, add_adapters
+from aer_lightning.modules.model_files import check_causal_lm, check_finite, check_nothing_missing, check_weight_files
 from aer_lightning.modules.network import Backend, PolicyNetwork
 from aer_lightning.modules.sharded_start import read_shards, unreadable, weight_files, without_storage
 from aer_lightning.modules.sharding import shard_fsdp2
@@ -25,7 +26,7 @@ def check_model_folder(folder: str, option: str = "model.init_args.pretrained") 
     """Refuse a local folder that cannot be a model before anything heavy is loaded; hub names pass.
 
     Raises:
-        DataError: config, weights or tokenizer are missing; the message names the folder and what it lacks.
+        DataError: config, weights or tokenizer are missing or damaged, or it is no causal LM; the message names the folder or the file.
     """
     path = Path(folder)
     if not path.is_dir():
@@ -35,14 +36,18 @@ def check_model_folder(folder: str, option: str = "model.init_args.pretrained") 
     if not (path / "config.json").is_file():
         raise DataError(f"{option}: {folder} has no config.json; is it a Hugging Face model folder (save_pretrained)?")
     try:
-        json.loads((path / "config.json").read_text())
-    except ValueError as error:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise DataError(f"{option}: {path / 'config.json'} is not JSON ({error}); save the model again") from None
+    if not isinstance(config, dict):
+        raise DataError(f"{option}: {path / 'config.json'} is no JSON object; save the model again")
     if not any(any(path.glob(pattern)) for pattern in ("*.safetensors", "pytorch_model*.bin")):
         raise DataError(f"{option}: {folder} has no weights (*.safetensors); save the model with save_pretrained")
     names = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
     if not any((path / name).is_file() for name in names):
         raise DataError(f"{option}: {folder} has no tokenizer (tokenizer.json); save the tokenizer beside the model")
+    check_causal_lm(path, config, option)
+    check_weight_files(path, option)
 
 
 def local_folder(name: str, option: str = "model.init_args.pretrained") -> Path:
@@ -104,7 +109,21 @@ def load_network(
 
     Raises:
         ConfigError: a 4-bit base cannot be sharded.
+        DataError: weights are in no file, of another shape, or not finite.
     """
+    network = _load_network(folder, options, lora, seed, sharding, prepare)
+    check_finite(folder, network.model.named_parameters())
+    return network
+
+
+def _load_network(
+    folder: str,
+    options: NetworkOptions,
+    lora: Lora | None,
+    seed: int,
+    sharding: Sharding | None,
+    prepare: Callable[[PolicyNetwork], None],
+) -> PolicyNetwork:
     if sharding is None:
         network = _network(_plain_model(folder, options, lora), options, lora, seed)
         prepare(network)
@@ -186,4 +205,13 @@ def load_causal_lm(
         kwargs["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type=quantize, bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=DTYPES[dtype]
         )
-    return AutoModelForCausalLM.from_pretrained(name, config=config, **kwargs)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what it would report of missing weights is refused below
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            name, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    check_nothing_missing(name, info)
+    return model

@@ -44,6 +44,7 @@ from aer_lightning.modules.memory import (
     optimizer_tensors,
 )
 from aer_lightning.modules.network import Backend, PolicyNetwork
+from aer_lightning.modules.optimizer_options import check_optimizer
 from aer_lightning.modules.sharding import check_strategy, decoder_layers, full_state, sharding_mesh
 from aer_lightning.parts import check_part
 from aer_lightning.rollout import Pack, RolloutBatch, RolloutInfo, measure
@@ -130,6 +131,7 @@ class PolicyModule(EvaluationSteps):
         check_part(self.objective, Objective, "model.init_args.objective")
         self.kl_weight, self.kl_in = kl_weight, kl_in
         self.loss = StepLoss(self.objective, importance, kl_weight if kl_in == "loss" else 0.0, kl_estimator)
+        check_optimizer(optimizer)
         self.make_optimizer, self.make_scheduler = optimizer, lr_scheduler
         self.dtype_name = (lora.base_dtype if lora is not None else None) or dtype
         self.trust_remote_code, self.lora = trust_remote_code, lora

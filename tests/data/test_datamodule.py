@@ -20,6 +20,10 @@ def test_a_batch_is_an_optimizer_step_and_logging_counts_rollouts(runs, recorder
     [
         ({"temperature": 0.0}, "temperature"),
         ({"eval_temperature": -1.0}, "eval_temperature"),
+        ({"eval_temperature": 0.0}, "eval_samples"),
+        ({"eval_top_p": 0.0}, "eval_top_p"),
+        ({"seed": -1}, "seed"),
+        ({"verifier_workers": 5000}, "verifier_workers"),
         ({"max_mismatch": 0.0}, "max_mismatch"),
         ({"rollouts_per_epoch": 0}, "rollouts_per_epoch"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
@@ -92,9 +96,9 @@ def test_evaluation_has_its_own_temperature_and_nucleus(runs):
             self.equal = sum(a == b for a, b in zip(texts[::2], texts[1::2], strict=True))
 
     equal = {}
-    for name, options in {"sampled": {}, "greedy": {"eval_temperature": 0.0}, "nucleus": {"eval_top_p": 1e-6}}.items():
+    for name, options in {"sampled": {}, "cold": {"eval_temperature": 1e-4}, "nucleus": {"eval_top_p": 1e-6}}.items():
         watch = Watch()
         sources = [CountdownPrompts(split="validation", numbers=(2, 3), size=6)]
         runs.fit([watch], data=runs.data(evaluation=sources, rollouts_per_epoch=1, **options))
         equal[name] = watch.equal
-    assert equal["greedy"] == equal["nucleus"] == 6 > equal["sampled"], "both samples of a problem are the most likely one"
+    assert equal["cold"] == equal["nucleus"] == 6 > equal["sampled"], "both samples of a problem are the most likely one"

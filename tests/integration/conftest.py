@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import functools
 import logging
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from aer_lightning.data.engines import TransformersEngine
 
 ROOT = Path(__file__).parents[2]
 ENGINE = "TransformersEngine"
@@ -91,3 +94,15 @@ def read_metrics_fixture():
 @pytest.fixture(name="small")
 def small_fixture():
     return small
+
+
+@pytest.fixture
+def before_loading(monkeypatch):
+    """Fails the test if a model is loaded or an engine started: bad options are refused before."""
+
+    def never(*_, **__):
+        raise AssertionError("a model or an engine was loaded before the mistake was found")
+
+    monkeypatch.setattr("aer_lightning.modules.policy.load_network", never)
+    # The parser compares signatures with the protocol's.
+    monkeypatch.setattr(TransformersEngine, "start", functools.wraps(TransformersEngine.start)(never))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
 
@@ -14,18 +13,6 @@ from aer_lightning.data.engines import TransformersEngine
 from aer_lightning.errors import NonFiniteLossError, StaleWeightsError
 
 BASE = ("fit", "-c", "configs/aer.yaml")
-
-
-@pytest.fixture
-def before_loading(monkeypatch):
-    """Fails the test if a model is loaded or an engine started: bad options are refused before."""
-
-    def never(*_, **__):
-        raise AssertionError("a model or an engine was loaded before the mistake was found")
-
-    monkeypatch.setattr("aer_lightning.modules.policy.load_network", never)
-    # The parser compares signatures with the protocol's.
-    monkeypatch.setattr(TransformersEngine, "start", functools.wraps(TransformersEngine.start)(never))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from aer_lightning.data.rewards.base import Grader
 
 
+LONGEST_LINE = 16 << 20  # bytes
+
+
 class JsonlPrompts(ProblemPrompts):
     """Problems from a JSONL file with lines ``{"id", "problem", "answer", "source"}``; ``source`` and further fields are optional.
 
@@ -81,12 +84,16 @@ class JsonlPrompts(ProblemPrompts):
     def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Each line as (``"FILE line N"``, its object)."""
         try:
+            if self.path.exists() and not self.path.is_file():  # a folder; or a pipe or a device, which may have no end
+                raise DataError(f"{self.option}: {self.path} is no regular file; give a JSONL file")
             file = self.path.open("rb")
         except OSError as error:
             raise DataError(f"{self.option}: cannot read {self.path}: {error.strerror}") from error
         with file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
                 place = f"{self.path} line {number}"
+                if len(line) > LONGEST_LINE:
+                    raise DataError(f"{self.option}: {place} is longer than {LONGEST_LINE >> 20} MiB; is it one JSON object a line?")
                 try:
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip()
                     if not text:

@@ -218,4 +218,10 @@ class ProblemPrompts:
             raise DataError(f'{self.option}: {place}: field "{field}" must be text or a number, not {type(value).__name__}')
         if isinstance(value, str) and not value.strip():
             raise DataError(f'{self.option}: {place}: field "{field}" is empty')
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                half = ascii(value[error.start])
+                raise DataError(f'{self.option}: {place}: field "{field}" has half a character ({half}); remove it') from None
         return str(value)

@@ -36,7 +36,7 @@ class OutcomeLimits:
         max_timeout: share of timeouts, between 0 and 1.
         max_error: share of errors.
         max_bad_gold: share of bad gold answers.
-        action: ``stop`` raises VerifierOutcomeError, ``warn`` warns and goes on.
+        action: ``stop`` raises VerifierOutcomeError, ``warn`` warns and goes on, unless no answer at all got an honest verdict.
     """
 
     max_timeout: float = 0.1
@@ -54,7 +54,7 @@ class OutcomeLimits:
     def check(self, grades: Sequence[Grade]) -> list[str]:
         """Compare the rates of ``grades`` with the limits; returns one line for each limit that is exceeded.
 
-        Raises VerifierOutcomeError instead if ``action`` is ``stop``.
+        Raises VerifierOutcomeError instead if ``action`` is ``stop``, or if every answer is one of these three: nothing is learnt then.
         """
         rates = outcome_rates(grades)
         lines = []
@@ -63,8 +63,9 @@ class OutcomeLimits:
             if rate > limit:
                 example = next(grade.reason for grade in grades if grade.outcome is outcome)
                 lines.append(f"{rate:.1%} of {len(grades)} answers are {outcome.value} ({option} is {limit:g}); for example: {example}")
-        if lines and self.action == "stop":
-            raise VerifierOutcomeError("; ".join(lines))
+        hopeless = bool(grades) and all(grade.outcome in (Outcome.TIMEOUT, Outcome.ERROR, Outcome.BAD_GOLD) for grade in grades)
+        if lines and (hopeless or self.action == "stop"):
+            raise VerifierOutcomeError(f"data.init_args.limits: {'; '.join(lines)}")
         for line in lines:
             warnings.warn(f"verifier: {line}", stacklevel=2)
         return lines

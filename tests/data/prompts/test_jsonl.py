@@ -112,7 +112,7 @@ def test_a_bad_line_is_named(write, line, message):
 def test_missing_and_empty_files(write, tmp_path):
     with pytest.raises(DataError, match=r"prompts\.path: cannot read .*nowhere\.jsonl: No such file"):
         JsonlPrompts(tmp_path / "nowhere.jsonl").load()
-    with pytest.raises(DataError, match=r"prompts\.path: cannot read"):
+    with pytest.raises(DataError, match=r"prompts\.path: .* is no regular file"):
         JsonlPrompts(tmp_path).load()
     with pytest.raises(DataError, match=r"prompts\.path: no problem in .*train"):
         len(JsonlPrompts(write("")))
