@@ -16,6 +16,10 @@ class DataError(UserError):
     """An input file or a model folder is missing, malformed or incomplete."""
 
 
+class EngineError(UserError):
+    """The engine has ended, or did not answer in time."""
+
+
 class StaleWeightsError(UserError):
     """The engine's log-probabilities are not those of the current policy."""
 

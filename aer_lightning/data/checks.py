@@ -6,13 +6,10 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aer_lightning.data.engines.folder import load_config
 from aer_lightning.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    import lightning.pytorch as pl
 
 WORKERS_PER_CORE = 16
 LARGEST_SEED = 2**63 - 1
@@ -51,13 +48,13 @@ def check_verifier(workers: int, timeout: float, seed: int | None) -> None:
         raise ConfigError(f"data.init_args.seed: {seed} is not in 0..{LARGEST_SEED}")
 
 
-def check_trainer(trainer: pl.Trainer, steps: int, steps_per_epoch: int) -> None:
+def check_trainer(trainer: Any, steps: int, steps_per_epoch: int) -> None:
     """Refuse options of the Trainer that mean nothing here, or end a run, an epoch or a stretch before a validation inside a rollout.
 
     A rollout cut off would have moved the policy by a part of its optimizer steps, and its metrics would never be logged.
 
     Args:
-        trainer: whose options are looked at.
+        trainer: the Lightning Trainer whose options are looked at.
         steps: optimizer steps per rollout.
         steps_per_epoch: optimizer steps per epoch.
 

@@ -208,10 +208,11 @@ def load_causal_lm(
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what it would report of missing weights is refused below
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             name, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
         )
     finally:
         logging.set_verbosity(verbosity)
+    model, info = loaded
     check_nothing_missing(name, info)
     return model

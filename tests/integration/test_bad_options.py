@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+import torch
+
+from aer_lightning.callbacks import FixedCoefficient
+from aer_lightning.data.engines import TransformersEngine
+from aer_lightning.data.engines.base import Completion
 
 BASE = ("fit", "-c", "configs/aer.yaml")
 LR = "model.init_args.optimizer.init_args.lr"
@@ -81,3 +88,17 @@ def test_a_verifier_that_only_fails_stops_the_run(runs, monkeypatch):
     monkeypatch.setattr(CountdownGrader, "grade", broken)
     with pytest.raises(VerifierOutcomeError, match=r"^data\.init_args\.limits: 100\.0% of 16 answers are error .*out of order"):
         runs.fit(data=runs.data())
+
+
+class Silent(TransformersEngine):
+    """Ends every second completion before its first token."""
+
+    def stream(self, requests, sampling):
+        for index, completion in super().stream(requests, sampling):
+            yield index, Completion([], [], "stop") if index % 2 else completion
+
+
+def test_completions_without_a_token_train(runs, recorder):
+    _, module, _ = runs.fit([FixedCoefficient(0.5), recorder], data=runs.data(engine=Silent()))
+    assert any(not s.token_ids for batch in recorder.batches for s in batch.samples)
+    assert all(math.isfinite(loss) for loss in recorder.losses) and all(torch.isfinite(p).all() for p in module.parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,8 +19,8 @@ from aer_lightning.data.engines.vllm_environment import (
     worker_environment,
     worker_threads,
 )
-from aer_lightning.data.engines.worker_process import WorkerError, WorkerProcess
-from aer_lightning.errors import ConfigError
+from aer_lightning.data.engines.worker_process import WorkerError, WorkerGone, WorkerProcess
+from aer_lightning.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +47,10 @@ class VLLMEngine(Engine):
         cpu_threads: threads of the worker on a CPU. None: 1 for models below 50M parameters, else the cores of this process divided by
             the processes on this machine.
         trust_remote_code: run the model code that lies in the folder.
+        start_timeout: seconds within which vLLM has to be ready.
+        step_timeout: seconds without a sign of life, in a generation until the next completion ends, in a sync until a bucket is loaded,
+            after which the worker is killed and the run stops. What a completion may take is added: 1 s for each token that it may have
+            left.
 
     Raises:
         ConfigError: an argument is out of range, or vLLM is not installed.
@@ -61,7 +66,12 @@ class VLLMEngine(Engine):
         enable_prefix_caching: bool = True,
         cpu_threads: int | None = None,
         trust_remote_code: bool = False,
+        start_timeout: float = 1800.0,
+        step_timeout: float = 600.0,
     ) -> None:
+        for name, seconds in {"start_timeout": start_timeout, "step_timeout": step_timeout}.items():
+            if not 0 < seconds < math.inf:
+                raise ConfigError(f"VLLMEngine.{name} is {seconds}; it must be a positive number of seconds")
         if not 0 < gpu_memory_utilization <= 1:
             raise ConfigError(f"VLLMEngine.gpu_memory_utilization is {gpu_memory_utilization}; it must be in (0, 1]")
         if kv_cache_gib is not None and not kv_cache_gib > 0:
@@ -85,6 +95,7 @@ class VLLMEngine(Engine):
         self.enable_prefix_caching = enable_prefix_caching
         self.cpu_threads = cpu_threads
         self.trust_remote_code = trust_remote_code
+        self.start_timeout, self.step_timeout = start_timeout, step_timeout
         self.weight_version = -1
         self._worker: WorkerProcess | None = None
         self._memory: SharedMemory | CudaMemory | None = None
@@ -170,7 +181,7 @@ class VLLMEngine(Engine):
         if self._worker is None:
             raise RuntimeError("VLLMEngine.sync_weights before start")
         try:
-            self._worker.wait()
+            self._worker.wait(self.start_timeout)
         except WorkerError as error:
             self.close()
             advice = "mend the options of VLLMEngine, or choose --data.engine TransformersEngine"
@@ -184,7 +195,7 @@ class VLLMEngine(Engine):
         if self.needs_weights:
             raise RuntimeError("VLLMEngine.checksums before the first sync_weights, or asleep")
         assert self._worker is not None
-        return self._worker.call("checksums", {name: self._names.shapes[name] for name in names})
+        return self._call("checksums", {name: self._names.shapes[name] for name in names})
 
     def _with_head(self, named_weights: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
         """The weights in the served type, each tensor under one name, and the head of a tied model under its own."""
@@ -210,7 +221,7 @@ class VLLMEngine(Engine):
             assert self._worker is not None and self._memory is not None
             payload = {"weights": self._memory.export(bucket), "first": not begun, "last": last}
             begun, size = True, 0
-            self._worker.call("load", payload)
+            self._call("load", payload)
             bucket.clear()
             self._memory.release()
 
@@ -224,7 +235,7 @@ class VLLMEngine(Engine):
             send(last=True)
         except ConfigError:
             if begun:  # vLLM has to finish what it has begun before another sync can begin
-                self._worker.call("load", {"weights": [], "first": False, "last": True})
+                self._call("load", {"weights": [], "first": False, "last": True})
             raise
 
     def stream(self, requests: Sequence[GenerationRequest], sampling: SamplingParams) -> Iterator[tuple[int, Completion]]:
@@ -248,22 +259,42 @@ class VLLMEngine(Engine):
                 "top_k": sampling.top_k,
             },
         }
-        for ended in self._worker.stream("generate", payload):
+        for ended in self._stream("generate", payload, self.step_timeout + sampling.max_new_tokens):
             for index, ids, logprobs, reason in ended:
                 if reason not in ("stop", "length"):
                     raise RuntimeError(f"vLLM ended a completion for an unknown reason: {reason}")
                 yield index, Completion(ids, logprobs, reason)
 
+    def _call(self, command: str, payload: Any = None) -> Any:
+        assert self._worker is not None
+        try:
+            return self._worker.call(command, payload, self.step_timeout)
+        except WorkerGone as error:
+            raise self._gone(error) from None
+
+    def _stream(self, command: str, payload: Any, seconds: float) -> Iterator[Any]:
+        assert self._worker is not None
+        try:
+            yield from self._worker.stream(command, payload, seconds)
+        except WorkerGone as error:
+            raise self._gone(error) from None
+
+    def _gone(self, error: WorkerGone) -> EngineError:
+        self.close()
+        return EngineError(
+            f"data.init_args.engine: {error.reason}; go on with --resume auto (VLLMEngine.step_timeout is the time to answer)"
+        )
+
     def sleep(self) -> None:
         """On a GPU: give weights and cache up; the next sync pushes the weights again. Nothing to do on a CPU."""
         if self._worker is not None and self._device.type == "cuda" and not self.needs_weights:
-            self._worker.call("sleep")
+            self._call("sleep")
             self._asleep = True
 
     def wake(self) -> None:
         """On a GPU: take the memory of the key-value cache back, after a sync. Nothing to do on a CPU."""
         if self._worker is not None and self._device.type == "cuda" and not self.needs_weights:
-            self._worker.call("wake")
+            self._call("wake")
 
     def close(self) -> None:
         """End the worker. Idempotent; also done when the process ends."""

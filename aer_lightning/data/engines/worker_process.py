@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from multiprocessing import Pipe
@@ -29,6 +31,10 @@ class WorkerError(RuntimeError):
     def __init__(self, reason: str, log: str = "") -> None:
         super().__init__(reason + (f"\nthe worker's last lines:\n{log}" if log else ""))
         self.reason = reason
+
+
+class WorkerGone(WorkerError):
+    """The worker has ended, or did not answer in time and was killed."""
 
 
 class WorkerProcess:
@@ -76,45 +82,48 @@ class WorkerProcess:
         """Process id of the worker."""
         return self._process.pid
 
-    def wait(self) -> None:
+    def wait(self, seconds: float | None = None) -> None:
         """Return once the worker is ready.
 
+        Args:
+            seconds: the longest to wait; None for no limit, here and below.
+
         Raises:
-            WorkerError: it could not start.
+            WorkerError: it could not start, or not in time.
         """
         if not self._ready:
-            self._receive()
+            self._receive("start", seconds)
             self._ready = True
 
-    def call(self, command: str, payload: Any = None) -> Any:
+    def call(self, command: str, payload: Any = None, seconds: float | None = None) -> Any:
         """Run one command and return its value.
 
         Raises:
-            WorkerError: the command raised in the worker, or the worker ended.
+            WorkerError: the command raised in the worker, or the worker ended or did not answer within ``seconds``.
         """
-        self._send(command, payload)
-        return self._receive()[1]
+        self._send(command, payload, seconds)
+        return self._receive(command, seconds)[1]
 
-    def stream(self, command: str, payload: Any = None) -> Iterator[Any]:
+    def stream(self, command: str, payload: Any = None, seconds: float | None = None) -> Iterator[Any]:
         """Run one command whose result is an iterator; yield its items as they come.
 
         Left before its end, the worker still finishes it, and the next command waits for that.
 
         Raises:
-            WorkerError: the command raised in the worker, or the worker ended.
+            WorkerError: the command raised in the worker, or the worker ended or was silent for ``seconds``.
         """
-        self._send(command, payload)
+        self._send(command, payload, seconds)
         self._streaming = True
         while True:
-            more, item = self._receive()
+            more, item = self._receive(command, seconds)
             if not more:
                 return
             yield item
 
-    def _send(self, command: str, payload: Any) -> None:
-        self.wait()
+    def _send(self, command: str, payload: Any, seconds: float | None) -> None:
+        self.wait(seconds)
         while self._streaming:
-            self._receive()
+            self._receive("the stream before it", seconds)
         try:
             self._pipe.send((command, payload))
         except OSError as error:
@@ -124,11 +133,16 @@ class WorkerProcess:
         """End the worker and remove its folder. Idempotent."""
         self._finalizer()
 
-    def _receive(self) -> tuple[bool, Any]:
+    def _receive(self, command: str, seconds: float | None) -> tuple[bool, Any]:
         """The next message: whether more will come, and its value."""
-        while not self._pipe.poll(1.0):
+        end = math.inf if seconds is None else time.monotonic() + seconds
+        while not self._pipe.poll(max(0.0, min(1.0, end - time.monotonic()))):
             if self._process.poll() is not None and not self._pipe.poll(0):
                 raise self._ended()
+            if time.monotonic() >= end:
+                # By force: one that was stopped, or hangs in the driver, hears nothing else.
+                self._process.kill()
+                raise WorkerGone(f"no answer to {command} within {seconds:g} s; the worker was killed", self._last_lines())
         try:
             kind, value = self._pipe.recv()
         except (EOFError, OSError) as error:
@@ -139,11 +153,11 @@ class WorkerProcess:
             raise WorkerError(value, self._last_lines())
         return kind is None, value
 
-    def _ended(self) -> WorkerError:
+    def _ended(self) -> WorkerGone:
         # its end of the pipe closes a moment before its status can be read
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
-        return WorkerError(f"the worker has ended (exit status {self._process.returncode})", self._last_lines())
+        return WorkerGone(f"the worker has ended (exit status {self._process.returncode})", self._last_lines())
 
     def _last_lines(self, most: int = 15) -> str:
         try:

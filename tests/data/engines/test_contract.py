@@ -164,9 +164,9 @@ class FakeProcess:
     def __init__(self, said: list[str], stored: list[torch.Tensor]) -> None:
         self.said, self.stored, self.held = said, stored, {}
 
-    def wait(self) -> None: ...
+    def wait(self, seconds) -> None: ...
 
-    def call(self, command, payload=None):
+    def call(self, command, payload=None, seconds=None):
         if command == "load":
             flags = ("first " if payload["first"] else "") + ("last" if payload["last"] else "")
             self.said.append(f"load {len(payload['weights'])} {flags}".strip())
@@ -178,7 +178,7 @@ class FakeProcess:
             self.said.append(command)
         return None
 
-    def stream(self, command, payload):
+    def stream(self, command, payload, seconds):
         self.said.append(command)
         yield [(1, [5, 1], [-1.0, -2.0], "stop")]
         yield [(0, [6], [-1.0], "length")]

@@ -38,7 +38,16 @@ def test_without_vllm_the_error_says_what_to_install(without_vllm):
 
 
 @pytest.mark.parametrize(
-    "option", [{"gpu_memory_utilization": 0.0}, {"kv_cache_gib": 0.0}, {"max_num_seqs": 0}, {"dtype": "int8"}, {"cpu_threads": 0}]
+    "option",
+    [
+        {"gpu_memory_utilization": 0.0},
+        {"kv_cache_gib": 0.0},
+        {"max_num_seqs": 0},
+        {"dtype": "int8"},
+        {"cpu_threads": 0},
+        {"start_timeout": 0.0},
+        {"step_timeout": -1.0},
+    ],
 )
 def test_impossible_options_are_refused(with_vllm, option):
     with pytest.raises(ConfigError, match=f"VLLMEngine.{next(iter(option))}"):

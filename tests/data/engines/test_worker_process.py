@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aer_lightning.data.engines.worker_process import WorkerError, WorkerProcess
+from aer_lightning.data.engines.worker_process import WorkerError, WorkerGone, WorkerProcess
 
 HERE = str(Path(__file__).parent)
 
@@ -159,3 +159,34 @@ def test_the_worker_does_not_outlive_its_parent(how, tmp_path):
             assert wait_until(lambda: not Path(folder).exists())
         finally:
             os.kill(int(sibling), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("during", ["start", "call", "stream"])
+def test_a_worker_that_is_silent_is_killed_in_time(spawn, tmp_path, during):
+    worker = spawn()
+    if during != "start":
+        worker.wait()
+    if during != "stream":
+        os.kill(worker.pid, signal.SIGSTOP)  # as a debugger does, or a machine that swaps
+    with pytest.raises(WorkerGone, match=r"^no answer to \w+ within 0\.5 s; the worker was killed"):
+        if during == "stream":
+            list(worker.stream("count", (3, str(tmp_path / "never")), seconds=0.5))
+        elif during == "call":
+            worker.call("say", 1, seconds=0.5)
+        else:
+            worker.wait(0.5)
+    assert wait_until(lambda: not alive(worker.pid))
+
+
+@pytest.mark.parametrize("sent", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_run_whose_engine_has_gone_ends_with_one_line(spawn, sent):
+    from aer_lightning.data.engines import VLLMEngine
+    from aer_lightning.errors import EngineError
+
+    engine = VLLMEngine(step_timeout=1.0)
+    engine._worker = worker = spawn()
+    assert engine._call("say", 1) == ("say", 1)
+    os.kill(worker.pid, sent)
+    with pytest.raises(EngineError, match=r"^data\.init_args\.engine: .*--resume auto") as caught:
+        engine._call("say", 2)
+    assert "\n" not in str(caught.value) and engine._worker is None and not worker.folder.exists()
