@@ -118,19 +118,24 @@ def attention_formulas() -> None:
 
 
 class Operators:
-    """Counts inside the kernels' operators, which hide from a mode what they do."""
+    """Counts inside the kernels' walks what the mode around them does not see, because a custom operator hides what it does.
 
-    def __init__(self) -> None:
+    Args:
+        around: the mode of the whole run.
+    """
+
+    def __init__(self, around: FlopCounterMode) -> None:
         from aer_lightning.kernels import walk
 
-        self.flops = 0
+        self.flops, self.around = 0, around
         walk.forward, walk.backward = self._counting(walk.forward), self._counting(walk.backward)
 
     def _counting(self, function: Any) -> Any:
         def run(*args: Any, **kwargs: Any) -> Any:
+            before = self.around.get_total_flops()
             with FlopCounterMode(display=False) as counter:
                 out = function(*args, **kwargs)
-            self.flops += counter.get_total_flops()
+            self.flops += counter.get_total_flops() - (self.around.get_total_flops() - before)
             return out
 
         return run
@@ -224,7 +229,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 
     PolicyNetwork.score = score  # type: ignore[method-assign]
     attention_formulas()
-    kernels = Operators()
+    counter = FlopCounterMode(display=False)
+    kernels = Operators(counter)
     with tempfile.TemporaryDirectory() as folder:
         build_model(Path(folder))
         data = RolloutDataModule(
@@ -253,7 +259,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         rollouts: list[Any] = []
         real_collect = data.collect
         data.collect = lambda: rollouts.append(real_collect()) or rollouts[-1]  # type: ignore[method-assign, func-returns-value]
-        with FlopCounterMode(display=False) as counter:
+        with counter:
             trainer.fit(PolicyModule(pretrained=folder), data)
         stats = rollouts[0].info.stats
         return {
