@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from aer_lightning import cli_parts
 from aer_lightning.callbacks.checkpoint import RolloutCheckpoint
 from aer_lightning.callbacks.graceful_stop import GracefulStop
+from aer_lightning.callbacks.rank_watch import RankWatch
 from aer_lightning.callbacks.reports import REPORTS
 from aer_lightning.cli_checks import check_name, check_seed, check_text, check_writable, interpolation_error
 from aer_lightning.cli_errors import OneLineParser, find_user_error
@@ -59,6 +60,9 @@ class AERCommandLine(LightningCLI):
         for key, callback in REPORTING.items():
             parser.add_lightning_class_args(callback, key)
         add_arguments(parser)
+        parser.add_argument(
+            "--rank_timeout", type=float, default=45.0, help="Seconds without a sign of life of a rank after which the others end."
+        )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         """Leave the table of an evaluation to ``evaluation_report``; ``--verbose true`` prints Lightning's own beside it."""
@@ -143,6 +147,7 @@ class AERCommandLine(LightningCLI):
         trainer: Any = self._trainer(**kwargs)
         if str(config["precision"]) in ("16-mixed", "16") and isinstance(trainer.accelerator, CPUAccelerator):
             raise ConfigError("trainer.precision: there is no fp16 on a CPU, and Lightning would take bf16 in its place; use bf16-mixed")
+        trainer.callbacks.append(RankWatch(self._get(self.config, "rank_timeout")))
         if self.subcommand_name == "fit":
             self.resumption.tell(trainer)
             trainer.callbacks.append(GracefulStop(self._get(self.config, "stop_grace")))
@@ -242,6 +247,7 @@ def subcommand_options(command: str) -> list[str]:
         "--resume",
         "--allow_changes",
         "--stop_grace",
+        "--rank_timeout",
         "--seed_everything",
         "--print_config",
         *(["--ckpt_path"] if command else []),

@@ -1,0 +1,71 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from aer_lightning.callbacks.rank_watch import RankWatch
+from aer_lightning.errors import ConfigError
+
+PROGRAM = """
+import sys, time
+from datetime import timedelta
+import torch.distributed as dist
+from aer_lightning.callbacks.rank_watch import Watch
+rank, port = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=3, timeout=timedelta(seconds=120))
+watch = Watch(float(sys.argv[3]))
+watch.start()
+dist.barrier()
+print("ready", flush=True)
+if sys.argv[4] == "end" and rank == 2:
+    watch.end()
+    sys.exit(0)
+time.sleep(1000 if sys.argv[4] == "wait" else 8)
+watch.end()
+"""
+
+
+@pytest.fixture
+def ranks():
+    started = []
+
+    def start(timeout, what):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        for rank in range(3):
+            command = [sys.executable, "-c", PROGRAM, str(rank), port, str(timeout), what]
+            started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        for process in started:
+            assert process.stdout.readline() == "ready\n"
+        return started
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(("missing", "sent"), [(1, signal.SIGSTOP), (2, signal.SIGKILL), (0, signal.SIGSTOP), (0, signal.SIGKILL)])
+def test_a_rank_that_is_silent_ends_the_others_with_its_name(ranks, missing, sent):
+    processes = ranks(4.0, "wait")
+    os.kill(processes[missing].pid, sent)
+    begun = time.monotonic()
+    for rank, process in enumerate(processes):
+        if rank != missing:
+            assert process.wait(timeout=60) == 1
+            assert f"error: rank {missing} of 3 has given no sign of life for 4 s" in process.stderr.read()
+    assert time.monotonic() - begun < 60
+
+
+def test_a_rank_that_ends_by_itself_is_not_missed(ranks):
+    assert [process.wait(timeout=60) for process in ranks(4.0, "end")] == [0, 0, 0]
+
+
+def test_impossible_timeout():
+    with pytest.raises(ConfigError, match="rank_timeout"):
+        RankWatch(0.0)
