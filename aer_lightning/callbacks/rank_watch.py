@@ -74,7 +74,8 @@ class Watch:
         self.timeout, self.period, self.last = timeout, min(5.0, timeout / 6), last
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         # A connection of its own: the main thread may wait for the store, too.
-        self.store: Any = dist.distributed_c10d._get_default_store().clone()
+        shared: Any = dist.distributed_c10d._get_default_store()
+        self.store = shared.clone()
         self.store.set_timeout(timedelta(seconds=timeout))
         self._over = threading.Event()
         self._counts: dict[int, bytes] = {}
