@@ -19,8 +19,10 @@ help:
 fit: venv
 	$(BIN)/python -m aer_lightning fit -c configs/aer.yaml $(ARGS)
 
+# JOBS=1 runs them one after the other; a file stays in one process
+JOBS ?= 2
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-fast: venv
 	$(BIN)/python -m pytest -m "not vllm and not slow" $(ARGS)

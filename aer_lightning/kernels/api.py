@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from aer_lightning.errors import ConfigError
 from aer_lightning.kernels import operators, reference
@@ -99,7 +100,7 @@ def logits_token_stats(
             _check_in_place(logits)
         start, total, group = _placement(shard, logits.shape[1])
         options = replace(options, start=start, total=total, group=group, in_place=inplace_backward)
-        apply = operators.logits_statistics if torch.compiler.is_compiling() else operators.LogitsStatistics.apply
+        apply = operators.logits_statistics if _traced(logits) else operators.LogitsStatistics.apply
         results = apply(logits, targets, per_row, *options.encode())[:3]
     return _named(results, logprob_only, entropy_only, return_lse)
 
@@ -193,7 +194,7 @@ def linear_token_stats(
             options = replace(options, plan=operators.make_plan(hidden, weight, options, bias is not None, True, differentiated))
         elif (plan.tokens, plan.width, plan.vocabulary) != (max(1, hidden.shape[0]), *weight.shape[::-1]):
             raise ConfigError(f"plan: is for {plan.tokens} x {plan.width} x {plan.vocabulary}, hidden and weight are others")
-        apply = operators.linear_statistics if torch.compiler.is_compiling() else operators.LinearStatistics.apply
+        apply = operators.linear_statistics if _traced(hidden) else operators.LinearStatistics.apply
         results = apply(hidden, weight, bias, targets, per_row, weight_cast, *options.encode())[:3]
     return _named(results, logprob_only, entropy_only, return_lse)
 
@@ -315,6 +316,11 @@ def _check_in_place(logits: Tensor) -> None:
         raise ConfigError("inplace_backward: the logits are a leaf, whose values would become their own gradient; leave it False")
     if any(stride == 0 and size > 1 for stride, size in zip(logits.stride(), logits.shape, strict=True)):
         raise ConfigError("inplace_backward: the logits are expanded, so that rows share their memory; leave it False")
+
+
+def _traced(tensor: Tensor) -> bool:
+    """Whether there are shapes only: under compilation and on fake tensors the operator stands for what it would compute."""
+    return torch.compiler.is_compiling() or isinstance(tensor, FakeTensor)
 
 
 def _placement(shard: VocabularyShard | None, columns: int) -> tuple[int, int, str]:

@@ -93,6 +93,8 @@ def _logits_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     gradient = logits.detach() if options.in_place else torch.empty_like(logits, memory_format=torch.contiguous_format)
     differentiate: Any = _logits_gradient if ctx.direct else logits_gradient_
     differentiate(gradient, logits.detach(), targets, factors, *ctx.options)
+    if options.in_place and ctx.direct:  # a kernel writes without torch's knowledge; a second backward pass has to be refused
+        torch.autograd.graph.increment_version(logits)
     return gradient, *(None,) * 5
 
 
