@@ -1,5 +1,5 @@
 # The package with vLLM for CPUs: docker build -f docker/cpu.Dockerfile -t aer-lightning:cpu .
-#   docker run --rm --shm-size 2g -v "$PWD/runs:/work/runs" aer-lightning:cpu fit -c configs/aer.yaml
+#   docker run --rm --shm-size 2g -v "$PWD/runs:/app/runs" aer-lightning:cpu fit -c configs/aer.yaml
 FROM python:3.12-slim-bookworm
 
 # vLLM compiles kernels for the machine at its first call, and its CPU build looks for these libraries.
@@ -7,7 +7,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends build-essential libnuma1 libtcmalloc-minimal4 \
     && rm -rf /var/lib/apt/lists/*
 
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 HF_HOME=/work/.cache/huggingface
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 HF_HOME=/app/.cache/huggingface
 WORKDIR /opt/aer-lightning
 COPY requirements/cpu.txt requirements/cpu.txt
 RUN pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu \
@@ -17,9 +17,9 @@ RUN pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu \
 COPY . .
 RUN pip install --no-deps . \
     && useradd --create-home aer \
-    && install --directory --owner aer /work
+    && install --directory --owner aer /app
 
 USER aer
-WORKDIR /work
+WORKDIR /app
 ENTRYPOINT ["aer-lightning"]
 CMD ["--help"]
