@@ -45,7 +45,7 @@ def files(tmp_path):
     # The coefficient starts at 0 and a random model has no entropy to regain: without a start no token would move it.
     stack = [
         ("EntropyAnchor", {"tau": 0.4}),
-        ("GlobalCoefficient", {"alpha_init": 0.05, "eta": 0.005, "alpha_max": 0.1}),
+        ("GlobalCoefficient", {"alpha_init": 0.05, "kp": 0.05, "ki": 0.005, "alpha_max": 0.1}),
         ("DifficultyCoefficient", {}),
     ]
     callbacks = [{"class_path": f"aer_lightning.callbacks.{name}", "init_args": values} for name, values in stack]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -55,9 +56,11 @@ def test_two_nodes_train_as_one_process(tmp_path, per_node, strategy):
     status, _, err = CommandLine.spawn(None, "fit", "-c", "configs/aer.yaml", *options)
     assert status == 0, err[-3000:]
     options = [o for o in options if not o.startswith("--run_dir")]  # each rank would choose its own
+    name = f"nodes-{os.getpid()}-{per_node}"
     several = ["-c", f"configs/strategy/{strategy}.yaml", "--trainer.num_nodes=2", f"--trainer.devices={per_node}"]
-    results = torchrun(per_node, "fit", "-c", "configs/aer.yaml", *several, *options, f"--name={tmp_path / 'nodes'}")
+    results = torchrun(per_node, "fit", "-c", "configs/aer.yaml", *several, *options, f"--name={name}")
     assert all(status == 0 for status, _ in results), results[0][1][-3000:]
+    shutil.move(ROOT / "runs" / name, tmp_path / "nodes")
     folders = list((tmp_path / "nodes").iterdir())
     assert len(folders) == 1, "one run folder for all ranks"
     (one, samples), (nodes, shares) = read(tmp_path / "one"), read(folders[0])
