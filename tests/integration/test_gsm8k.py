@@ -104,5 +104,13 @@ def test_what_the_model_reads(tmp_path):
 
 def test_a_model_without_chat_template_is_refused(cli, files, tmp_path, random_model):
     train, overlay = files
-    message = cli.refused("fit", "-c", "configs/gsm8k.yaml", "-c", overlay, *options(random_model, train, tmp_path / "run"))
+    message = cli.refused(
+        "fit",
+        "-c",
+        "configs/gsm8k.yaml",
+        "-c",
+        overlay,
+        *options(random_model, train, tmp_path / "run"),
+        "--data.init_args.max_prompt_tokens=100",
+    )
     assert "chat template" in message
