@@ -8,7 +8,6 @@ sliding window gets its band.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -73,7 +72,6 @@ def like_lengths(lengths: tuple[int, ...]) -> list[list[int]]:
     return groups
 
 
-@lru_cache(maxsize=16)
 def _band(length: int, window: int, device: torch.device) -> Tensor:
     distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)[None]
     return (distance >= 0) & (distance < window)
