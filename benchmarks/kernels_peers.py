@@ -1,6 +1,6 @@
 """The public kernels that the GPU benchmark compares with, where they are installed; each through its own documented entry point.
 
-pip install liger-kernel cut-cross-entropy verl quack-kernels
+pip install "liger-kernel[cutedsl]" cut-cross-entropy verl quack-kernels; prime-rl from its repository
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Contender:
 def peers() -> list[Contender]:
     """Those that can be imported; the others are named."""
     found = []
-    for make in (_cut_cross_entropy, _liger, _verl, _quack, _torch):
+    for make in (_cut_cross_entropy, _liger, _liger_scaled, _verl, _quack, _prime_rl, _torch):
         try:
             found.append(make())
         except (ImportError, AttributeError) as error:
@@ -50,6 +50,19 @@ def _liger() -> Contender:
     return Contender("liger-kernel, sum of logprobs only", run, 4)
 
 
+def _liger_scaled() -> Contender:
+    """On compute capability 9.0 its CuTe DSL kernels, which need that extra; elsewhere chunks in torch, and the name says so."""
+    from liger_kernel.ops import LigerFusedLinearScaledCrossEntropyFunction
+
+    hopper = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
+
+    def run(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        loss, entropy = LigerFusedLinearScaledCrossEntropyFunction.apply(hidden, weight, targets, 1.0, -100, 1, True)
+        return -loss, entropy
+
+    return Contender(f"liger-kernel, scaled with entropy, {'CuTe DSL' if hopper else 'torch chunks'}", run, 6)
+
+
 def _verl() -> Contender:
     from verl.utils.kernel.linear_cross_entropy import linear_cross_entropy
 
@@ -60,6 +73,19 @@ def _quack() -> Contender:
     from quack.linear_cross_entropy import chunked_linear_cross_entropy
 
     return Contender("quack, sum of logprobs only", lambda h, w, t: (-chunked_linear_cross_entropy(h, w, t, reduction="sum"), None), 4)
+
+
+def _prime_rl() -> Contender:
+    """Its entropy is computed, but has no gradient: it is left out of the loss, and of the errors."""
+    from prime_rl.trainer.models.layers.lm_head import FusedOutputLinear
+
+    def run(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, None]:
+        with torch.device("meta"):
+            head = FusedOutputLinear(weight.shape[1], weight.shape[0], 8192)  # tokens of a chunk, as its configuration has it
+        rows = hidden[None], targets[None], torch.ones(1, len(targets), device=hidden.device)
+        return torch.func.functional_call(head, {"weight": weight}, rows)["logprobs"][0], None
+
+    return Contender("prime-rl, fused head, logprob differentiated", run, 6)
 
 
 def _torch() -> Contender:

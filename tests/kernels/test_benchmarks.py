@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import types
 from pathlib import Path
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -45,6 +47,58 @@ def test_benchmark_writes_result_and_table(script, tmp_path: Path, monkeypatch: 
         and readme.endswith("after\n")
         and "| ours, torch, strict, 1024 MiB |" in readme.replace("64 x 16 x 2000 ", "")
     )
+
+
+class FakeLiger:
+    """The signature of liger_kernel.ops.LigerFusedLinearScaledCrossEntropyFunction."""
+
+    @staticmethod
+    def apply(
+        _input, weight, target, temperature=1.0, ignore_index=-100, m_tiles_per_cluster=1, return_entropy=False
+    ):  # fmt: skip
+        assert (temperature, ignore_index, m_tiles_per_cluster, return_entropy) == (1.0, -100, 1, True)
+        logprob = torch.log_softmax((_input @ weight.T).float(), -1)
+        return -logprob.gather(1, target[:, None])[:, 0], -(logprob.exp() * logprob).sum(1)
+
+
+class FakePrimeHead(torch.nn.Linear):
+    """The signature of prime_rl.trainer.models.layers.lm_head.FusedOutputLinear."""
+
+    def __init__(self, in_features, out_features, chunk_size):
+        super().__init__(in_features, out_features, bias=False)
+
+    def forward(self, hidden_states, labels=None, temperature=None):
+        assert hidden_states.ndim == 3 and labels.shape == temperature.shape == hidden_states.shape[:2]
+        logprob = torch.log_softmax(super().forward(hidden_states).float() / temperature[..., None], -1)
+        return {"logprobs": logprob.gather(2, labels[..., None])[..., 0]}
+
+
+def test_peers_are_called_as_they_ask_and_named_where_absent(script, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    import kernels_peers
+
+    for name in ("cut_cross_entropy", "verl", "quack", "liger_kernel.transformers"):
+        monkeypatch.setitem(sys.modules, name, None)
+    fakes = {
+        "liger_kernel.ops": {"LigerFusedLinearScaledCrossEntropyFunction": FakeLiger},
+        "prime_rl.trainer.models.layers.lm_head": {"FusedOutputLinear": FakePrimeHead},
+    }
+    for path, members in fakes.items():
+        parts = path.split(".")
+        for number in range(1, len(parts) + 1):
+            monkeypatch.setitem(sys.modules, ".".join(parts[:number]), types.ModuleType(".".join(parts[:number])))
+        vars(sys.modules[path]).update(members)
+    found = {contender.name: contender for contender in kernels_peers.peers()}
+    missing = capsys.readouterr().out
+    assert all(f"{name}: left out" in missing for name in ("cut_cross_entropy", "liger", "verl", "quack"))
+    data = script.inputs((6, 16, 200), "cpu")
+    wanted = script.plain(*data)
+    liger = found["liger-kernel, scaled with entropy, torch chunks"]
+    for ours, theirs in zip(liger.function(*data), wanted, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    prime = found["prime-rl, fused head, logprob differentiated"]
+    torch.testing.assert_close(prime.function(*data)[0], wanted[0])
+    gradients = torch.autograd.grad(script.loss_of(prime.function(*data)), data[:2])
+    assert all(gradient.any() for gradient in gradients)
 
 
 def test_needs_a_gpu(script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
