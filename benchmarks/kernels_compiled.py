@@ -11,7 +11,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -82,8 +82,8 @@ class Resources:
 
 
 @contextmanager
-def recorded(device: Device) -> Iterator[dict[str, Launch]]:
-    """Record what is launched within, as on `device`; nothing runs, products neither."""
+def recorded(device: Device, product: Callable[..., None] = lambda *_: None) -> Iterator[dict[str, Launch]]:
+    """Record what is launched within, as on `device`; nothing runs, and in the place of products `product`."""
     backend = make_backend(GPUTarget("cuda", device.capability, 32))
     found: dict[str, Launch] = {}
 
@@ -98,8 +98,7 @@ def recorded(device: Device) -> Iterator[dict[str, Launch]]:
     nothing = mock.patch.object
     with (
         nothing(JITFunction, "run", run),
-        nothing(walk, "product", lambda *_: None),
-        nothing(triton_backend, "product", lambda *_: None),
+        nothing(walk, "product", product),
         nothing(triton_backend, "device_of", lambda *_, **__: device),
     ):
         yield found

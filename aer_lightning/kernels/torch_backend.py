@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from aer_lightning.kernels import walk
 from aer_lightning.kernels.planning import CPU_BLOCK_ELEMENTS
 from aer_lightning.kernels.statistics import LOWEST_EXPONENT, accumulation_dtype, finite_maximum, top_threshold
-from aer_lightning.kernels.walk import Block, Head, product, rows_of, spans
+from aer_lightning.kernels.walk import Block, Head, rows_of, spans
 
 
 def logits_statistics(
@@ -69,7 +70,7 @@ class TorchEngine:
         if logits is None:
             shape = (block.hidden.shape[0], block.weight.shape[0])
             logits = self.scratch.first(shape) if block.cache is None else block.cache
-            product(logits, block.hidden, block.weight.T)
+            walk.product(logits, block.hidden, block.weight.T)
         elif block.cache is not None:
             logits = block.cache.copy_(logits)
         if block.bias is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from aer_lightning.kernels import walk
 from aer_lightning.kernels.planning import device_of
 from aer_lightning.kernels.statistics import accumulation_dtype, merge
 from aer_lightning.kernels.triton_common import with_unit_stride
@@ -12,7 +13,7 @@ from aer_lightning.kernels.triton_gradient import launch_gradient
 from aer_lightning.kernels.triton_product import launch_product_gradient, launch_product_statistics
 from aer_lightning.kernels.triton_statistics import as_tensor, block_of, launch_statistics, splits_of
 from aer_lightning.kernels.triton_threshold import launch_threshold
-from aer_lightning.kernels.walk import Block, Head, product, rows_of
+from aer_lightning.kernels.walk import Block, Head, rows_of
 
 
 def logits_statistics(
@@ -104,7 +105,7 @@ class TritonEngine:
         in_cache = block.cache is not None and block.cache.dtype == self.full
         logits = block.cache if in_cache else self._buffer(self.logits, block)
         assert logits is not None
-        product(logits, block.hidden, block.weight.T)
+        walk.product(logits, block.hidden, block.weight.T)
         return logits
 
     def _buffer(self, buffer: Tensor, block: Block) -> Tensor:

@@ -130,7 +130,7 @@ def test_blocks_have_no_odd_leading_dimension(harness: Any, vocabulary: int) -> 
     assert all(launch.divisible(name) for launch in launches.values() for name in names if name in launch.signature)
 
 
-def test_products_take_16_bit_operands_where_the_weight_is_fp32(harness: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_take_16_bit_operands_where_the_weight_is_fp32(harness: Any) -> None:
     """Outside autocast as well: the master weight is cast slice by slice, and its gradient is summed in fp32 in place."""
     from aer_lightning.kernels import plan, triton_backend, walk
 
@@ -138,17 +138,8 @@ def test_products_take_16_bit_operands_where_the_weight_is_fp32(harness: Any, mo
     made = plan(64, 32, 4000, torch.bfloat16, 2, device, weight_dtype=torch.float32, form="rows")
     head = walk.Head(torch.zeros(64, 32).bfloat16(), torch.zeros(4000, 32), None, torch.zeros(64, dtype=torch.long), 1.0, 0.0, made)
     seen: list[tuple[torch.dtype, ...]] = []
-    with harness.recorded(device):
-        record = lambda out, left, right, *_: seen.append((out.dtype, left.dtype, right.dtype))  # noqa: E731
-        monkeypatch.setattr(walk, "product", record)
-        monkeypatch.setattr(triton_backend, "product", record)
+    with harness.recorded(device, product=lambda out, left, right, *_: seen.append((out.dtype, left.dtype, right.dtype))):
         walk.forward(triton_backend.engine(head, True, False), head, None, None)
-        walk.backward(
-            triton_backend.engine(head, True, True),
-            head,
-            None,
-            torch.zeros(6, 64),
-            (None, torch.empty(4000, 32), None),
-            True,
-        )
+        result = torch.empty(4000, 32)
+        walk.backward(triton_backend.engine(head, True, True), head, None, torch.zeros(6, 64), (None, result, None), True)
     assert set(seen) == {(torch.float32, torch.bfloat16, torch.bfloat16)}

@@ -98,7 +98,6 @@ def test_triton_backend(
 
     monkeypatch.setattr(JITFunction, "run", lambda *args, **kwargs: None)
     monkeypatch.setattr(walk, "product", lambda out, *args: out.zero_())
-    monkeypatch.setattr("aer_lightning.kernels.triton_backend.product", lambda out, *args: out.zero_())
     made = plan(rows, WIDTH, VOCABULARY, dtype, memory, "H100", weight_dtype=weight_dtype, form=form)  # type: ignore[arg-type]
     assert made.bytes <= memory * MIB and made.cached == (form == "rows" and memory == 120)
     assert max(peaks("triton", made, dtype, weight_dtype, ignored)) <= memory * MIB
