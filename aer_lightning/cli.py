@@ -32,6 +32,7 @@ from aer_lightning.launch import agree, cluster, process_rank
 from aer_lightning.modules.policy import PolicyModule
 from aer_lightning.modules.strategies import named_strategy
 from aer_lightning.overlays import check_overlays, find_configs
+from aer_lightning.profiles import lay_profile
 from aer_lightning.resume_options import Resumption, add_arguments, find
 from aer_lightning.signals import REQUEST, Stopped
 
@@ -46,6 +47,7 @@ PARSER = {
     "parser_mode": "omegaconf+",  # ${model.init_args.pretrained} in a file follows an override on the command line
     "allow_abbrev": False,  # --trainer.max_epoch is a mistake, not max_epochs
 }
+EPILOG = "--profile auto|cpu|gpu lays the sizes for a kind of machine, configs/profile/gpu/NAME.yaml, over configs/NAME.yaml."
 RUN_DIR_VARIABLE = "AER_LIGHTNING_RUN_DIR"
 
 
@@ -201,9 +203,10 @@ def build(argv: list[str], run: bool = True) -> AERCommandLine:
     return _command_line(AERCommandLine if run else _Built, argv)
 
 
-def _command_line(kind: type[AERCommandLine], argv: list[str]) -> AERCommandLine:
+def _command_line(kind: type[AERCommandLine], argv: list[str], device: str | None = None) -> AERCommandLine:
     argv = find_configs(argv)
     check_text(argv)
+    argv = lay_profile(argv, device)
     check_overlays(argv)
     cli_parts.install()
     quieten()
@@ -223,7 +226,7 @@ def _make(kind: type[AERCommandLine], argv: list[str]) -> AERCommandLine:
         trainer_defaults=TRAINER_DEFAULTS,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
-        parser_kwargs={name: dict(PARSER) for name in AERCommandLine.subcommands()} | PARSER,
+        parser_kwargs={name: PARSER | {"epilog": EPILOG} for name in AERCommandLine.subcommands()} | PARSER,
         parser_class=OneLineParser,
         save_config_callback=RunConfig,
         args=argv,
@@ -244,6 +247,7 @@ def subcommand_options(command: str) -> list[str]:
     options = [
         "--name",
         "--run_dir",
+        "--profile",
         "--resume",
         "--allow_changes",
         "--stop_grace",
@@ -282,9 +286,14 @@ class _Parsed(AERCommandLine):
         """Run nothing."""
 
 
-def parse(argv: list[str]) -> dict[str, Any]:
-    """The configuration of a command as plain mappings, interpolations resolved; no module, data or trainer is built."""
-    return _command_line(_Parsed, argv)._sections()
+def parse(argv: list[str], device: str | None = None) -> dict[str, Any]:
+    """The configuration of a command as plain mappings, interpolations resolved; no module, data or trainer is built.
+
+    Args:
+        argv: the subcommand and its options.
+        device: the profile of a machine other than this one.
+    """
+    return _command_line(_Parsed, argv, device)._sections()
 
 
 def _plain(value: Any) -> Any:

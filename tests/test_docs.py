@@ -71,4 +71,6 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr
     options = (tmp_path / "site" / "reference" / "options" / "index.html").read_text()
     assert "responses_per_prompt" in options and "workspace_mb" in options
+    yours = re.sub("<[^>]+>", "", (tmp_path / "site" / "howto" / "yours" / "index.html").read_text())
+    assert "class SameNumber" in yours and "--8" not in yours, "files that a page includes are there"
     assert "check_gold" in (tmp_path / "site" / "reference" / "api" / "index.html").read_text()

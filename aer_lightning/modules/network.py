@@ -106,7 +106,7 @@ class PolicyNetwork(nn.Module):
         if not (self.training and torch.is_grad_enabled() and torch.is_autocast_enabled(device) and weight.dtype == torch.float32):
             return None
         dtype = torch.get_autocast_dtype(device)
-        key = (weight.data_ptr(), weight._version, dtype)
+        key = (weight.untyped_storage()._cdata, weight._version, dtype)  # a fake tensor has no data_ptr
         if self._head_cast is None or self._head_cast[0] != key:
             self._head_cast = key, weight.detach().to(dtype)
         return self._head_cast[1]

@@ -85,10 +85,10 @@ def table(result: dict[str, Any]) -> str:
 
 
 def parsed_fit(argv: list[str]) -> dict[str, Any]:
-    """The configuration that ``fit`` would run with, as plain mappings; nothing is built."""
+    """The configuration that ``fit`` would run with on a GPU, as plain mappings; nothing is built."""
     from aer_lightning.cli import parse
 
-    return parse(["fit", *argv])
+    return parse(["fit", *argv], device="gpu")
 
 
 def main(argv: list[str]) -> int:
