@@ -62,6 +62,24 @@ def test_files_that_pages_name_are_there():
             assert (ROOT / name).exists(), f"{page.name}: {name}"
 
 
+def test_options_of_the_migration_page_are_there():
+    import inspect
+
+    from aer_lightning import callbacks
+    from aer_lightning.algorithms import ClipObjective
+    from aer_lightning.data.datamodule import RolloutDataModule
+    from aer_lightning.data.engines import VLLMEngine
+    from aer_lightning.modules.policy import PolicyModule
+
+    kinds = (RolloutDataModule, PolicyModule, ClipObjective, VLLMEngine)
+    known = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters} | set(dir(callbacks)) | {"VLLMEngine"}
+    known |= {"grpo", "dr_grpo", "rloo", "grader", "model.init_args.optimizer.init_args.lr"}  # values, and what a part of the run has
+    table = (ROOT / "docs/migration.md").read_text().partition("| what |")[2].partition("\n\n")[0]
+    ours = [name for row in table.splitlines()[2:] for name in re.findall("`([^`]+)`", row.rsplit("|", 2)[1])]
+    assert len(ours) > 25
+    assert not [name for name in ours if name.removeprefix("model.init_args.") not in known and name not in known]
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocstrings")
