@@ -13,7 +13,6 @@ data = aer.RolloutDataModule(
     evaluation=[aer.CountdownPrompts(split="validation", size=48)],
     engine=aer.TransformersEngine(),
     rollouts_per_epoch=10,
-    max_prompt_tokens=64,
 )
 stack = [aer.EntropyAnchor(tau=0.65), aer.GlobalCoefficient(), aer.DifficultyCoefficient()]
 trainer = pl.Trainer(max_epochs=1, gradient_clip_val=1.0, callbacks=[*stack, *aer.reports()], default_root_dir=folder, logger=False)

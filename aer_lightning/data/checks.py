@@ -79,6 +79,23 @@ def check_trainer(trainer: Any, steps: int, steps_per_epoch: int) -> None:
             )
 
 
+LONGEST_PROMPT = 512  # tokens, where nobody says
+
+
+def room_for_prompts(config: Any, max_new_tokens: int, tokens: int) -> int:
+    """The longest prompt where none is given: 512 tokens, or what the model's positions and a pack leave beside a completion; at least 1.
+
+    Args:
+        config: the model's transformers configuration.
+        max_new_tokens: longest completion.
+        tokens: of a pack.
+
+    Example: a model of 128 positions, completions of 26 tokens and packs of 8,192 leave prompts of 102 tokens.
+    """
+    positions = _positions(config.get_text_config())
+    return max(1, min(LONGEST_PROMPT, (positions or tokens) - max_new_tokens, tokens - max_new_tokens))
+
+
 def check_model_holds(folder: Path, tokenizer: Any, max_prompt_tokens: int, max_new_tokens: int, trust_remote_code: bool = False) -> None:
     """Refuse a model with fewer positions than a sequence may have tokens, or fewer rows in its head than its tokenizer has ids.
 

@@ -12,10 +12,11 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
 from aer_lightning.algorithms.advantages import AdvantageEstimator, check_estimator
-from aer_lightning.data.checks import check_model_holds, check_sampling, check_trainer, check_verifier
+from aer_lightning.data.checks import check_model_holds, check_sampling, check_trainer, check_verifier, room_for_prompts
 from aer_lightning.data.collector import Collector
 from aer_lightning.data.engines import VLLMEngine
 from aer_lightning.data.engines.base import Engine, SamplingParams
+from aer_lightning.data.engines.folder import load_config
 from aer_lightning.data.evaluation import EvaluationLoader
 from aer_lightning.data.evaluation_cache import EvaluationCache, engine_facts, files_fingerprint
 from aer_lightning.data.loader import RolloutLoader
@@ -51,7 +52,8 @@ class RolloutDataModule(pl.LightningDataModule):
             steps per rollout, or where the objective or the reward needs it. ``always`` does it in any case.
         rollouts_per_epoch: an epoch is so many rollouts; validation and checkpoints come between epochs.
         temperature: of sampling, and of every probability and entropy of the policy.
-        max_prompt_tokens: longer prompts are dropped and counted.
+        max_prompt_tokens: longer prompts are dropped and counted; if left out 512, or what the model's positions and
+            ``tokens_per_micro_batch`` leave beside a completion where that is less.
         max_new_tokens: length limit of a completion, tokens.
         advantage: estimator, see ``aer_lightning.algorithms.advantages``.
         advantage_eps: added to the standard deviation in the advantage.
@@ -94,7 +96,7 @@ class RolloutDataModule(pl.LightningDataModule):
         scoring_pass: Literal["auto", "always"] = "auto",
         rollouts_per_epoch: int = 20,
         temperature: float = 1.0,
-        max_prompt_tokens: int = 512,
+        max_prompt_tokens: int | None = None,
         max_new_tokens: int = 32,
         advantage: AdvantageEstimator = "grpo",
         advantage_eps: float = 1e-6,
@@ -124,21 +126,22 @@ class RolloutDataModule(pl.LightningDataModule):
             raise ConfigError(problem)
         for name, value in {
             "rollouts_per_epoch": rollouts_per_epoch,
-            "max_prompt_tokens": max_prompt_tokens,
+            "max_prompt_tokens": 1 if max_prompt_tokens is None else max_prompt_tokens,
             "max_new_tokens": max_new_tokens,
             "eval_samples": eval_samples,
             "eval_batch_prompts": eval_batch_prompts,
         }.items():
             if value < 1:
                 raise ConfigError(f"data.init_args.{name}: {value} is not positive")
-        longest = max_prompt_tokens + max_new_tokens
+        shortest_prompt = max_prompt_tokens or 1
+        longest = shortest_prompt + max_new_tokens
         for name, tokens in {
             "tokens_per_micro_batch": tokens_per_micro_batch,
             "scoring_tokens_per_micro_batch": scoring_tokens_per_micro_batch or longest,
         }.items():
             if tokens < longest:
                 raise ConfigError(
-                    f"data.init_args.{name}: {tokens} tokens do not hold the longest sequence, max_prompt_tokens {max_prompt_tokens} + "
+                    f"data.init_args.{name}: {tokens} tokens do not hold the longest sequence, max_prompt_tokens {shortest_prompt} + "
                     f"max_new_tokens {max_new_tokens} = {longest}; raise it or lower those"
                 )
         if scoring_pass not in ("auto", "always"):
@@ -202,7 +205,10 @@ class RolloutDataModule(pl.LightningDataModule):
         if self.tokenizer is None:
             trust = getattr(self.trainer.lightning_module, "trust_remote_code", False)
             self.tokenizer = load_tokenizer(str(self.model_folder), trust)
-            check_model_holds(self.model_folder, self.tokenizer, self.max_prompt_tokens, self.sampling.max_new_tokens, trust)
+            new = self.sampling.max_new_tokens
+            if self.max_prompt_tokens is None:
+                self.max_prompt_tokens = room_for_prompts(load_config(self.model_folder, trust), new, self.sizes.tokens)
+            check_model_holds(self.model_folder, self.tokenizer, self.max_prompt_tokens, new, trust)
         if stage == "fit" and self.stream is None:
             self.stream = self._open(self.prompts, shuffle=True)
             if self._restored:
@@ -250,7 +256,7 @@ class RolloutDataModule(pl.LightningDataModule):
             check_part(source.grader, Grader, f"the grader of {source.name}")
             verifier = Verifier(source.grader, workers=self._workers, timeout_s=self._timeout, rewards=rewards)
             self._verifiers.append((source.grader, verifier))
-        assert self.seed is not None
+        assert self.seed is not None and self.max_prompt_tokens is not None
         stream = PromptStream(source, self.tokenizer, verifier, max_prompt_tokens=self.max_prompt_tokens, seed=self.seed, shuffle=shuffle)
         stream.load()
         if dropped := stream.dropped():
@@ -261,7 +267,7 @@ class RolloutDataModule(pl.LightningDataModule):
     def collector(self) -> Collector:
         """Generates and grades; starts the engine on first use, when the policy's weights are final."""
         if self._collector is None:
-            assert self.trainer is not None and self.seed is not None
+            assert self.trainer is not None and self.seed is not None and self.max_prompt_tokens is not None
             policy = self.trainer.lightning_module
             device = self.trainer.strategy.root_device
             self.engine.start(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aer_lightning.assets import resolve_model
+from aer_lightning.data.checks import room_for_prompts
 from aer_lightning.errors import ConfigError, DataError
 
 AUTO_HEAD_MB = 1024  # what the kernels take of a large card where nobody says; see aer_lightning.kernels.planning
@@ -173,6 +174,7 @@ def run_facts(config: Mapping[str, Any]) -> RunFacts:
     strategy = trainer.get("strategy")
     named = strategy if isinstance(strategy, str) else (strategy or {}).get("class_path", "")
     objective = ((model.get("objective") or {}).get("class_path") or "").rsplit(".", 1)[-1]
+    max_new = data.get("max_new_tokens", 32)
     steps, tokens = data.get("optimizer_steps_per_rollout", 1), data.get("tokens_per_micro_batch", 16384)
     kl = float(model.get("kl_weight") or 0.0)
     in_reward = bool(kl) and model.get("kl_in") == "reward"
@@ -183,8 +185,8 @@ def run_facts(config: Mapping[str, Any]) -> RunFacts:
         steps=steps,
         tokens=tokens,
         scoring_tokens=data.get("scoring_tokens_per_micro_batch") or 4 * tokens,
-        max_prompt=data.get("max_prompt_tokens", 512),
-        max_new=data.get("max_new_tokens", 32),
+        max_prompt=data.get("max_prompt_tokens") or room_for_prompts(facts.config, max_new, tokens),
+        max_new=max_new,
         scored=data.get("scoring_pass") == "always" or steps > 1 or in_reward or objective in ("ClipCovObjective", "KLCovObjective"),
         devices=_number(devices),
         nodes=int(trainer.get("num_nodes") or 1),

@@ -1,0 +1,25 @@
+"""The longest prompt where nobody says: what the model and the packs leave beside a completion."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import Qwen3Config
+
+from aer_lightning.data.checks import LONGEST_PROMPT, room_for_prompts
+from aer_lightning.data.datamodule import RolloutDataModule
+from aer_lightning.data.engines import TransformersEngine
+from aer_lightning.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("positions", "max_new", "tokens", "room"),
+    [(128, 26, 8192, 102), (40960, 1024, 16384, LONGEST_PROMPT), (40960, 1024, 1200, 176), (128, 200, 8192, 1)],
+)
+def test_prompts_have_what_is_left(positions, max_new, tokens, room):
+    assert room_for_prompts(Qwen3Config(max_position_embeddings=positions), max_new, tokens) == room
+
+
+def test_packs_have_to_hold_a_completion_in_any_case():
+    with pytest.raises(ConfigError, match=r"tokens_per_micro_batch: 32 tokens .* max_prompt_tokens 1 \+ max_new_tokens 32 = 33"):
+        RolloutDataModule(engine=TransformersEngine(), max_new_tokens=32, tokens_per_micro_batch=32)
+    RolloutDataModule(engine=TransformersEngine(), max_new_tokens=32, tokens_per_micro_batch=64)
