@@ -7,10 +7,12 @@ time, keeps the entropy near it. *Reading*: all three step rules (``pi``, ``prop
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from aer_lightning.errors import ConfigError
+
+SPEED_LIMIT = 4.0  # largest factor by which PIController.at_speed moves kp
 
 
 def target_entropy(anchor: float, tau: float = 0.4, absolute: float | None = None) -> float:
@@ -165,6 +167,26 @@ class PIController:
         check_measured(entropy, target)
         change = 0.0 if previous is None else (previous - entropy) / target
         return min(max(alpha + self.kp * change + self.ki * (target - entropy) / target, self.alpha_min), self.alpha_max)
+
+    def at_speed(self, speed: float) -> PIController:
+        """The controller for a policy that moves ``speed`` times as fast as the one for which kp was found: kp / sqrt(speed).
+
+        The answer b of the entropy grows with learning rate times steps about as speed does, and the damping of the loop is
+        kp sqrt(b / ki) / 2: so it stays, with the same ki. The factor on kp is at most ``SPEED_LIMIT`` either way, because beyond that a
+        proportion found elsewhere is no guide.
+
+        Example:
+            Three times the learning rate on the same number of steps:
+
+            >>> round(PIController(kp=0.7, ki=0.03).at_speed(3.0).kp, 3)
+            0.404
+
+        Raises:
+            ValueError: ``speed`` is not above 0.
+        """
+        if not speed > 0:
+            raise ValueError(f"speed: must be above 0, got {speed}")
+        return replace(self, kp=self.kp * min(max(speed**-0.5, 1 / SPEED_LIMIT), SPEED_LIMIT))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
+
+import lightning.pytorch as pl
 
 from aer_lightning.algorithms.controllers import Controller, ExponentialAverage, PIController, ProportionalController, SignController
 from aer_lightning.callbacks.coefficient import CoefficientCallback
@@ -37,6 +40,9 @@ class GlobalCoefficient(CoefficientCallback):
         alpha_init: alpha of the first rollout.
         smoothing: memory in [0, 1) of an exponential average of H_k that the controller sees; 0 is H_k itself.
         alpha_min: smallest alpha, at most 0; below 0 the coefficient may pull the entropy down to its target, too.
+        rate: learning rate times optimizer steps per rollout for which kp was found, above 0; only with ``pi``. kp is then scaled by
+            sqrt(rate / that of the rollout at hand) (``PIController.at_speed``), so that one pair of gains serves other learning rates,
+            a schedule, and other numbers of steps. Left out, kp stays what it is.
 
     Raises:
         ConfigError: an option is out of range, or belongs to another controller.
@@ -55,6 +61,7 @@ class GlobalCoefficient(CoefficientCallback):
         kp: float | None = None,
         ki: float | None = None,
         alpha_min: float = 0.0,
+        rate: float | None = None,
     ) -> None:
         super().__init__()
         given = {name: value for name, value in {"eta": eta, "kp": kp, "ki": ki}.items() if value is not None}
@@ -67,7 +74,11 @@ class GlobalCoefficient(CoefficientCallback):
             limits = {"alpha_max": alpha_max, "alpha_init": alpha_init, "alpha_min": alpha_min}
             if others := given | {name: value for name, value in limits.items() if value != LIMITS[name]}:
                 raise ConfigError(f"{next(iter(others))}: is for the controllers of this package; {type(controller).__name__} has its own")
+        if rate is not None:
+            check_rate(rate, controller)
         self.controller: Controller = controller
+        self.rate = rate
+        self.moved = 0.0  # sum of the learning rates of this rollout's optimizer steps
         self.average = ExponentialAverage(smoothing)
         self.seen: float | None = None
         self.alpha = self.controller.alpha_init
@@ -80,16 +91,39 @@ class GlobalCoefficient(CoefficientCallback):
         """One controller update. From alpha = 0 it recovers as soon as the entropy is below the target."""
         assert batch.target_entropy is not None, "EntropyAnchor writes the target before this callback runs"
         before, self.seen = self.seen, self.average.update(self.seen, batch.info.entropy)
-        self.alpha = self.controller.update(self.alpha, self.seen, batch.target_entropy, before)
+        controller = self.controller
+        # A rollout with a learning rate of 0 (a warm-up's first) says nothing about how fast the policy will answer.
+        if self.rate is not None and self.moved > 0 and isinstance(controller, PIController):
+            controller = controller.at_speed(self.moved / self.rate)
+        self.moved = 0.0
+        self.alpha = controller.update(self.alpha, self.seen, batch.target_entropy, before)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Write the coefficient; note how far the policy is about to move."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        if self.rate is not None:
+            self.moved += float(trainer.optimizers[0].param_groups[0]["lr"])
 
     def state_dict(self) -> dict[str, Any]:
-        """Alpha and what the smoothing has seen, which is also what the next change is measured from."""
-        return super().state_dict() | {"seen": self.seen}
+        """Alpha, what the smoothing has seen (the next change is measured from it), and the steps of an unfinished rollout."""
+        return super().state_dict() | {"seen": self.seen, "moved": self.moved}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state back."""
         super().load_state_dict(state_dict)
-        self.seen = state_dict["seen"]
+        self.seen, self.moved = state_dict["seen"], state_dict.get("moved", 0.0)
+
+
+def check_rate(rate: float, controller: Controller) -> None:
+    """Refuse a rate that is none, or one for a controller whose gains do not scale.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    if not 0 < rate < math.inf:
+        raise ConfigError(f"rate: the learning rate times optimizer steps per rollout for which kp was found must be above 0, got {rate}")
+    if not isinstance(controller, PIController):
+        raise ConfigError("rate: scales kp, which only controller pi has; leave rate out or choose pi")
 
 
 def check_gains(controller: str, given: dict[str, float]) -> None:

@@ -1,6 +1,7 @@
 """The controller of AER as a callback: after the first rollout's H_0, alpha moves once per rollout towards H* = tau H_0."""
 
 import pytest
+import torch
 
 from aer_lightning.callbacks import DifficultyCoefficient, EntropyAnchor, GlobalCoefficient
 from aer_lightning.errors import ConfigError
@@ -104,9 +105,52 @@ def test_the_target_of_the_whole_rollout_is_the_same(stack, make_batch):
     assert callbacks[1].alpha == pytest.approx(0.1) and callbacks[1].rollouts == 1
 
 
+class Trainer:
+    """An optimizer with a learning rate, which is all that the rate is read from."""
+
+    def __init__(self, lr):
+        self.optimizers = [torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)]
+
+
+def last_alpha(make_batch, stack, steps, lr, **options):
+    """alpha after H = .4, .2 with H* = .2 and two rollouts of ``steps`` optimizer steps."""
+    callbacks, trainer = aer(alpha_init=0.5, **options), Trainer(lr)
+    for index, entropy in enumerate((0.4, 0.2)):
+        for part in range(steps):
+            batch = make_batch(entropy, index=index, first=part == 0, last=part == steps - 1)
+            for hook, extra in (("on_train_batch_start", ()), ("on_train_batch_end", (None,))):
+                for callback in callbacks:
+                    getattr(callback, hook)(trainer, stack, *extra, batch, 0)
+    return callbacks[1].alpha
+
+
+@pytest.mark.parametrize(
+    ("steps", "lr", "factor"), [(1, 1e-4, 1.0), (4, 1e-4, 0.5), (1, 4e-4, 0.5), (1, 2.5e-5, 2.0), (2, 5e-5, 1.0), (1, 1.0, 0.25)]
+)
+def test_kp_follows_the_root_of_learning_rate_times_steps(make_batch, stack, steps, lr, factor):
+    """e goes from -1 to 0: alpha = .5 - ki + kp x factor. The factor is at most 4 either way."""
+    found = last_alpha(make_batch, stack, steps, lr, kp=0.2, ki=0.1, rate=1e-4)
+    assert found == pytest.approx(0.5 - 0.1 + 0.2 * factor)
+    assert last_alpha(make_batch, stack, steps, lr, kp=0.2, ki=0.1) == pytest.approx(0.6), "as it is, without a rate"
+
+
+def test_a_learning_rate_of_zero_scales_nothing(make_batch, stack):
+    assert last_alpha(make_batch, stack, 1, 0.0, kp=0.2, ki=0.1, rate=1e-4) == pytest.approx(0.6)
+
+
+def test_the_steps_of_an_unfinished_rollout_are_kept(make_batch, stack):
+    first, second = (GlobalCoefficient(kp=0.2, ki=0.1, rate=1e-4) for _ in range(2))
+    first.on_train_batch_start(Trainer(1e-4), stack, make_batch(0.4, last=False), 0)
+    assert first.moved == 1e-4
+    second.load_state_dict(first.state_dict())
+    assert second.moved == 1e-4
+
+
 @pytest.mark.parametrize(
     ("options", "name"),
     [
+        ({"kp": 0.2, "ki": 0.1, "rate": 0.0}, "rate"),
+        ({"controller": "sign", "rate": 1e-4}, "rate"),
         ({"eta": 0.0}, "eta"),
         ({"alpha_max": 0.1, "alpha_init": 0.2}, "alpha_init"),
         ({"controller": "product"}, "controller"),
