@@ -27,6 +27,7 @@ class Claims:
         targets: the method with different targets.
         components: what is left out, by the name of the ablation.
         robustness: a method's variants over its options; the first is in the middle of the range.
+        ks: which pass@k are shown, the last of them the one that exploration is judged by.
     """
 
     method: str
@@ -35,6 +36,7 @@ class Claims:
     targets: Sequence[str]
     components: Mapping[str, str]
     robustness: Mapping[str, Sequence[str]]
+    ks: Sequence[int] = KS
 
     @classmethod
     def of(cls, section: Mapping[str, Any], path: str) -> Claims:
@@ -43,7 +45,7 @@ class Claims:
         Raises:
             ConfigError: a part is missing or unknown.
         """
-        if wrong := set(section) ^ PARTS:
+        if wrong := (set(section) - {"ks"}) ^ PARTS:
             raise ConfigError(f"{path}: claims.{sorted(wrong)[0]}: claims have the parts {', '.join(sorted(PARTS))}")
         return cls(**section)
 
@@ -89,7 +91,8 @@ def paired(ours: Mapping[Any, Row], theirs: Mapping[Any, Row], k: int) -> Estima
     return estimate([pass_at(ours[seed], k) - pass_at(theirs[seed], k) for seed in ours if seed in theirs])
 
 
-def _over_seeds(runs: Mapping[Any, Row], key: str) -> Estimate:
+def over_seeds(runs: Mapping[Any, Row], key: str) -> Estimate:
+    """Mean over seeds of one figure of a method's runs."""
     return estimate([float(row.get(key, math.nan)) for row in runs.values()])
 
 
@@ -104,11 +107,11 @@ def _collapse(by_name: Mapping[str, Mapping[Any, Row]], claims: Claims) -> Findi
     runs = by_name.get(claims.collapse)
     if not runs:
         return None
-    last = _over_seeds(runs, "last_entropy")
+    last = over_seeds(runs, "last_entropy")
     sentence = f"{claims.collapse} ends at {_text(last, 2)} of its initial entropy (last tenth of the rollouts, {last.seeds} seeds)"
     if claims.method in by_name:
         mine = by_name[claims.method]
-        sentence += f", {claims.method} at {_text(_over_seeds(mine, 'last_entropy'), 2)}"
+        sentence += f", {claims.method} at {_text(over_seeds(mine, 'last_entropy'), 2)}"
     return Finding("Does the entropy collapse?", sentence + ".")
 
 
@@ -120,19 +123,19 @@ def _tracking(by_name: Mapping[str, Mapping[Any, Row]], claims: Claims) -> Findi
     for name in names:
         runs = by_name[name]
         target = estimate([row["target"] / row["anchor"] for row in runs.values()])
-        share = _over_seeds(runs, "in_band_late")
+        share = over_seeds(runs, "in_band_late")
         shares.append(f"{_text(share, 2)} at H* = {target.mean:.1f} H_0")
-        last = _over_seeds(runs, "last_entropy")
+        last = over_seeds(runs, "last_entropy")
         rows.append(
-            [name, f"{target.mean:.2f}", _text(last, 2), _text(share, 2), _text(_over_seeds(runs, "last_alpha"), 3), str(share.seeds)]
+            [name, f"{target.mean:.2f}", _text(last, 2), _text(share, 2), _text(over_seeds(runs, "last_alpha"), 3), str(share.seeds)]
         )
     sentence = f"Share of the last half of the rollouts with an entropy within 15 % of the target: {'; '.join(shares)}."
     return Finding("Is the target tracked?", sentence, ("method", "H* / H_0", "last H / H_0", "in band, late", "last alpha", "seeds"), rows)
 
 
-def _differences(by_name: Mapping[str, Mapping[Any, Row]], mine: str, others: Sequence[str]) -> list[list[str]]:
+def _differences(by_name: Mapping[str, Mapping[Any, Row]], mine: str, others: Sequence[str], ks: Sequence[int]) -> list[list[str]]:
     return [
-        [other, *(_text(paired(by_name[mine], by_name[other], k), sign=True) for k in KS)]
+        [other, *(_text(paired(by_name[mine], by_name[other], k), sign=True) for k in ks)]
         for other in others
         if other in by_name and other != mine
     ]
@@ -143,7 +146,7 @@ def _pass_at_k(by_name: Mapping[str, Mapping[Any, Row]], claims: Claims) -> Find
     others = [name for name in claims.baselines if name in by_name and name != mine]
     if mine not in by_name or not others:
         return None
-    high = KS[-1]
+    high = claims.ks[-1]
     sides: dict[str, list[str]] = {"higher": [], "lower": [], "the same within two standard errors": []}
     equal = []
     for other in others:
@@ -153,7 +156,7 @@ def _pass_at_k(by_name: Mapping[str, Mapping[Any, Row]], claims: Claims) -> Find
         equal.append(other)
         beyond = abs(at_many.mean) > 2 * at_many.error
         sides[("higher" if at_many.mean > 0 else "lower") if beyond else "the same within two standard errors"].append(other)
-    ours = ", ".join(f"pass@{k} {_text(estimate([pass_at(row, k) for row in by_name[mine].values()]))}" for k in KS)
+    ours = ", ".join(f"pass@{k} {_text(estimate([pass_at(row, k) for row in by_name[mine].values()]))}" for k in claims.ks)
     sentence = f"{mine}: {ours}. "
     if equal:
         verdicts = "; ".join(f"{side} than that of {', '.join(names)}" if "same" not in side else f"{side} as that of {', '.join(names)}"
@@ -161,8 +164,8 @@ def _pass_at_k(by_name: Mapping[str, Mapping[Any, Row]], claims: Claims) -> Find
         sentence += f"Its pass@1 is the same within two standard errors as that of {', '.join(equal)}; there its pass@{high} is {verdicts}."
     else:
         sentence += "No baseline has the same pass@1 within two standard errors, so nothing can be said at equal pass@1."
-    rows = _differences(by_name, mine, others)
-    return Finding("At equal pass@1, is pass@k higher?", sentence, (f"{mine} minus", *(f"pass@{k}" for k in KS)), rows)
+    rows = _differences(by_name, mine, others, claims.ks)
+    return Finding("At equal pass@1, is pass@k higher?", sentence, (f"{mine} minus", *(f"pass@{k}" for k in claims.ks)), rows)
 
 
 def _components(by_name: Mapping[str, Mapping[Any, Row]], claims: Claims) -> Finding | None:
@@ -172,13 +175,13 @@ def _components(by_name: Mapping[str, Mapping[Any, Row]], claims: Claims) -> Fin
         return None
     parts = []
     for name in there:
-        changes = ", ".join(f"pass@{k} {_text(paired(by_name[mine], by_name[name], k), sign=True)}" for k in (1, KS[-1]))
+        changes = ", ".join(f"pass@{k} {_text(paired(by_name[mine], by_name[name], k), sign=True)}" for k in (1, claims.ks[-1]))
         parts.append(f"{claims.components[name]}: {changes}")
     rows = [
-        [*row, *(_text(_over_seeds(by_name[name], key), 2) for key in ("last_entropy", "last_reward"))]
-        for name, row in zip(there, _differences(by_name, mine, there), strict=True)
+        [*row, *(_text(over_seeds(by_name[name], key), 2) for key in ("last_entropy", "last_reward"))]
+        for name, row in zip(there, _differences(by_name, mine, there, claims.ks), strict=True)
     ]
-    header = (f"{mine} minus", *(f"pass@{k}" for k in KS), "its last H / H_0", "its last reward")
+    header = (f"{mine} minus", *(f"pass@{k}" for k in claims.ks), "its last H / H_0", "its last reward")
     return Finding("What does each part add?", f"What {mine} has more than without it: {'; '.join(parts)}.", header, rows)
 
 
@@ -199,11 +202,11 @@ def _robustness(by_name: Mapping[str, Mapping[Any, Row]], claims: Claims) -> Fin
             ranges.append(f"{what} {min(values):.2f} to {max(values):.2f}")
         spreads.append(f"{name} over {len(there)} settings: {', '.join(ranges)}")
         for variant, run in zip(there, runs, strict=True):
-            shown = (float(run["last_reward"]), float(run["last_entropy"]), *(pass_at(run, k) for k in KS))
+            shown = (float(run["last_reward"]), float(run["last_entropy"]), *(pass_at(run, k) for k in claims.ks))
             rows.append([variant, *(f"{value:.3f}" for value in shown)])
     if not spreads:
         return None
-    header = ("method", "last reward", "last H / H_0", *(f"pass@{k}" for k in KS))
+    header = ("method", "last reward", "last H / H_0", *(f"pass@{k}" for k in claims.ks))
     return Finding("Is it robust over one order of magnitude?", f"{'; '.join(spreads)} (one seed).", header, rows)
 
 

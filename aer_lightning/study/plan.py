@@ -13,7 +13,8 @@ from aer_lightning.study.configuration import Config, change, look_up, merge, re
 from aer_lightning.study.findings import Claims
 
 DATA = "data.init_args."
-SECTIONS = {"base", "setting", "seeds", "seed_options", "rollouts", "search", "methods", "reports", "claims", "cost", "quick"}
+SECTIONS = {"base", "setting", "seeds", "seed_options", "rollouts", "methods", "reports", "claims", "cost"}
+OPTIONAL = {"search", "quick"}  # without the first no method has candidates, without the second there is no --quick
 
 
 @dataclass(frozen=True)
@@ -165,10 +166,14 @@ def read_plan(path: Path | str, quick: bool = False, only: Iterable[str] = ()) -
         ConfigError, DataError: names the file and what is wrong with it.
     """
     raw = read_yaml(path)
-    if wrong := set(raw) ^ SECTIONS:
-        raise ConfigError(f"{path}: {', '.join(sorted(wrong))}: a plan has the sections {', '.join(sorted(SECTIONS))}")
+    if wrong := (set(raw) - OPTIONAL) ^ SECTIONS:
+        raise ConfigError(f"{path}: {', '.join(sorted(wrong))}: a plan has the sections {', '.join(sorted(SECTIONS | OPTIONAL))}")
+    if quick and "quick" not in raw:
+        raise ConfigError(f"{path}: quick: --quick needs this section, which says how the plan is made small")
     methods = {name: _method(path, name, options or {}) for name, options in raw["methods"].items()}
-    setting, search = read_yaml(raw["setting"]), raw["search"]
+    setting, search = read_yaml(raw["setting"]), raw.get("search") or {}
+    if not search and (searched := [name for name, method in methods.items() if method.candidates]):
+        raise ConfigError(f"{path}: search: is missing, but methods.{searched[0]} has candidates")
     plan = Plan(
         base=raw["base"],
         setting=setting,
@@ -176,10 +181,10 @@ def read_plan(path: Path | str, quick: bool = False, only: Iterable[str] = ()) -
         seeds=raw["seeds"],
         rollouts=raw["rollouts"],
         seed_options=raw["seed_options"],
-        search_seed=search["seed"],
-        search_rollouts=search["rollouts"],
+        search_seed=search.get("seed", -1),  # no seed of a run is negative
+        search_rollouts=search.get("rollouts", 0),
         search_changes=search.get("set") or {},
-        search_ks=search["ks"],
+        search_ks=search.get("ks") or (),
         reports=raw["reports"],
         claims=Claims.of(raw["claims"], str(path)),
         cost=raw["cost"],
@@ -214,10 +219,19 @@ def _method(path: Path | str, name: str, options: Mapping[str, Any]) -> Method:
         overlay=options.get("overlay"),
         like=options.get("like"),
         changes=options.get("set") or {},
-        candidates=tuple(options.get("search") or ()),
+        candidates=_candidates(path, name, options.get("search") or ()),
         seeds=options.get("seeds"),
         cost=float(options.get("cost", 1.0)),
     )
+
+
+def _candidates(path: Path | str, name: str, search: Any) -> tuple[Mapping[str, Any], ...]:
+    """``{a: [1, 2], b: [3, 4]}`` is two candidates, a 1 with b 3 and a 2 with b 4; a list is that of the candidates."""
+    if not isinstance(search, Mapping):
+        return tuple(search)
+    if len({len(values) if isinstance(values, list) else 0 for values in search.values()} | {0}) != 2:
+        raise ConfigError(f"{path}: methods.{name}.search: must have a list for each option, all of the same length")
+    return tuple(dict(zip(search, values, strict=True)) for values in zip(*search.values(), strict=True))
 
 
 def _check(path: Path | str, plan: Plan, only: Iterable[str]) -> None:

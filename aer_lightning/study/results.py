@@ -14,10 +14,11 @@ from typing import Any
 from aer_lightning.errors import DataError
 from aer_lightning.reporting.counts import pass_at_ks, read_evaluation
 from aer_lightning.reporting.runs import FinishedRun, group_runs, read_run
-from aer_lightning.reporting.statistics import run_figures
+from aer_lightning.reporting.statistics import PASS_KS, run_figures
 from aer_lightning.study.findings import as_markdown, findings
 from aer_lightning.study.plan import Plan, Run
 from aer_lightning.study.runner import DONE, finished
+from aer_lightning.study.verdicts import verdicts
 
 Row = dict[str, Any]
 
@@ -76,8 +77,19 @@ def result_rows(runs: Sequence[Run], root: Path, chosen: Mapping[str, Mapping[st
         row: Row = {"method": run.method, "seed": read.seed, "chosen": json.dumps(chosen.get(run.method, {}))}
         levels = {"anchor": read.metrics.anchor, "target": read.metrics.target, "last_alpha": read.metrics.last("aer/alpha")}
         seconds = (facts.get("seconds") or {}).get("total", math.nan)
-        rows.append(row | budget(read) | {"seconds": seconds} | levels | run_figures(read))
+        rows.append(row | budget(read) | {"seconds": seconds} | levels | initial(read) | run_figures(read))
     return rows
+
+
+def initial(run: FinishedRun) -> dict[str, float]:
+    """pass@k of the initial policy over held-out sources, as ``initial_pass@k``; empty for a run that did not evaluate it."""
+    first = next((e for e in run.metrics.evaluations if e.rollouts == 0), None)
+    values: dict[str, list[float]] = {}
+    for figures in first.sources.values() if first else ():
+        for k in PASS_KS:
+            if f"pass@{k}" in figures:
+                values.setdefault(f"initial_pass@{k}", []).append(figures[f"pass@{k}"])
+    return {name: sum(found) / len(found) for name, found in values.items()}
 
 
 def budget(run: FinishedRun) -> dict[str, float]:
@@ -123,7 +135,8 @@ def write_results(plan: Plan, root: Path, out: Path, command: str) -> list[str]:
     write_rows(out / "search.csv", search)
     rows = result_rows(runs, root, chosen)
     write_rows(out / "results.csv", rows)
-    found = findings(rows, plan.claims)
+    judged = verdicts(rows, plan.claims)
+    found = [*([judged] if judged else []), *findings(rows, plan.claims)]
     place = machine()
     facts = {"command": command, "machine": place, "seeds": list(plan.seeds), "rollouts": plan.rollouts, "chosen": chosen}
     (out / "study.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

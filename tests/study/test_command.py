@@ -37,6 +37,12 @@ def edited(tmp_path, edit):
     [
         (lambda p: p["methods"]["dapo"]["search"].pop(), ["plan.yaml", "same number"]),
         (lambda p: p["methods"]["dapo"].update(serach=[]), ["methods.dapo", "serach"]),
+        (lambda p: p["methods"]["aer"].update(search={"EntropyAnchor.tau": 0.5}), ["methods.aer.search", "list"]),
+        (
+            lambda p: p["methods"]["aer"].update(search={"EntropyAnchor.tau": [0.5], "EntropyAnchor.absolute": [1, 2]}),
+            ["methods.aer.search", "same length"],
+        ),
+        (lambda p: p.pop("search"), ["plan.yaml: search", "candidates"]),
         (lambda p: p.pop("seeds"), ["plan.yaml", "seeds"]),
         (lambda p: p.update(rollouts=33), ["rollouts", "33", "rollouts_per_epoch=25"]),
         (lambda p: p["methods"]["aer_tau_0.3"].update(like="nothing"), ["aer_tau_0.3.like", "nothing"]),

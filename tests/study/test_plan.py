@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from aer_lightning.errors import ConfigError
 from aer_lightning.study.configuration import callback_names
 from aer_lightning.study.plan import read_plan
 
@@ -142,3 +143,22 @@ def test_the_estimate_fits_three_hours_on_two_cores(plan):
 
 def test_one_method_alone_brings_what_it_depends_on():
     assert set(read_plan("configs/study/plan.yaml", only=["no_difficulty"]).methods) == {"no_difficulty", "aer"}
+
+
+def test_candidates_are_listed_or_given_by_option(tmp_path):
+    raw = yaml.safe_load(Path("configs/study/plan.yaml").read_text())
+    raw["methods"]["aer"]["search"] = {"EntropyAnchor.tau": [0.5, 0.3, 0.7], "GlobalCoefficient.ki": [0.1, 0.2, 0.3]}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(raw))
+    candidates = read_plan(tmp_path / "plan.yaml").methods["aer"].candidates
+    assert candidates[1] == {"EntropyAnchor.tau": 0.3, "GlobalCoefficient.ki": 0.2} and len(candidates) == 3
+
+
+def test_a_plan_may_do_without_a_search_and_without_a_small_version(tmp_path):
+    raw = yaml.safe_load(Path("configs/study/plan.yaml").read_text())
+    raw.pop("search"), raw.pop("quick")
+    for method in raw["methods"].values():
+        method.pop("search", None)
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(raw))
+    assert read_plan(tmp_path / "plan.yaml").search_runs() == []
+    with pytest.raises(ConfigError, match="--quick needs"):
+        read_plan(tmp_path / "plan.yaml", quick=True)
