@@ -8,10 +8,12 @@ something to reward and room to improve. Only problems of the training split are
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from aer_lightning.assets import COUNTDOWN_TINY, asset
+from aer_lightning.data.prompts.base import Prompt
 from aer_lightning.data.prompts.countdown import CountdownPrompts
 from aer_lightning.data.rewards.base import Outcome
 from aer_lightning.metrics.pass_at_k import pass_at_k
@@ -42,12 +45,15 @@ class Recipe:
         batch: problems in each.
         lr: peak learning rate of AdamW; 30 steps of linear warm-up, then a linear decay to a tenth.
         seed: seed of the weights and of the problems.
+        products: share of the problems with ``*`` or ``/`` in their solution that is shown. A small one makes a policy that could multiply
+            but hardly ever does, so that what it can reach depends on exploration.
     """
 
     steps: int = 350
     batch: int = 256
     lr: float = 2e-3
     seed: int = 0
+    products: float = 1.0
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -98,14 +104,23 @@ def training_batches(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Iter
     """
     source = CountdownPrompts("train", seed=recipe.seed)
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
-    for step in range(recipe.steps):
+    shown = _shown(source, recipe)
+    for _ in range(recipe.steps):
         rows: list[tuple[list[int], int]] = []
-        for index in range(step * recipe.batch, (step + 1) * recipe.batch):
-            prompt = source[index]
+        for prompt in islice(shown, recipe.batch):
             question, answer = tokenizer.encode(prompt.text), tokenizer.encode(prompt.extra["solution"])
             rows.append((question + answer + [eos], len(question)))
         rows.sort(key=lambda row: len(row[0]))
         yield [_collate(rows[part * len(rows) // 3 : (part + 1) * len(rows) // 3], pad) for part in range(3)]
+
+
+def _shown(source: CountdownPrompts, recipe: Recipe) -> Iterator[Prompt]:
+    """The problems in their order, without those that ``products`` leaves out."""
+    rng = random.Random(recipe.seed)
+    for index in count():
+        prompt = source[index]
+        if recipe.products >= 1 or not {"*", "/"} & set(prompt.extra["solution"]) or rng.random() < recipe.products:
+            yield prompt
 
 
 def _collate(rows: list[tuple[list[int], int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,15 +148,15 @@ def train(recipe: Recipe, log_every: int = 50) -> tuple[Any, PreTrainedTokenizer
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     start = time.perf_counter()
     for step, parts in enumerate(training_batches(tokenizer, recipe), 1):
-        count = sum(int((labels != IGNORE).sum()) for _, labels in parts)
+        tokens = sum(int((labels != IGNORE).sum()) for _, labels in parts)
         loss = 0.0
         optimizer.zero_grad()
         for ids, labels in parts:
             # Padding is on the right of a causal model, so no attention mask is needed.
             logits = model(input_ids=ids).logits[:, :-1]
             total = cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum")
-            (total / count).backward()
-            loss += total.item() / count
+            (total / tokens).backward()
+            loss += total.item() / tokens
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -263,6 +278,8 @@ def write_card(folder: Path, model: Any, recipe: Recipe, rows: Sequence[Row], n:
             **asdict(recipe),
         )
     )
+    if recipe.products < 1:
+        card += f"\nOf the problems with `*` or `/` in their solution only {recipe.products:.0%} were shown.\n"
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -273,12 +290,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=asset(COUNTDOWN_TINY), help="folder of the model (default: the shipped one)")
     parser.add_argument("--steps", type=int, default=recipe.steps, help="optimizer steps (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=recipe.seed, help="seed of weights and problems (default: %(default)s)")
+    parser.add_argument(
+        "--products", type=float, default=recipe.products, help="share of problems with * or / shown (default: %(default)s)"
+    )
     parser.add_argument("--problems", type=int, default=192, help="validation problems to measure on (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=64, help="samples of each, a multiple of 16 (default: %(default)s)")
     parser.add_argument("--measure-only", action="store_true", help="measure the model in --out and change nothing")
     args = parser.parse_args(argv)
     if args.steps < 1:
         parser.error(f"--steps must be at least 1, not {args.steps}")
+    if not 0 <= args.products <= 1:
+        parser.error(f"--products must be a share from 0 to 1, not {args.products}")
     if args.samples < GROUP or args.samples % GROUP:
         parser.error(f"--samples must be a multiple of {GROUP}, not {args.samples}")
     torch.set_num_threads(1)  # the order of sums, and so the weights, depends on the number of threads
@@ -290,7 +312,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model, tokenizer = AutoModelForCausalLM.from_pretrained(args.out), AutoTokenizer.from_pretrained(args.out)
         print(format_table(measure(model, tokenizer, args.problems, args.samples)))
         return 0
-    recipe = Recipe(steps=args.steps, seed=args.seed)
+    recipe = Recipe(steps=args.steps, seed=args.seed, products=args.products)
     model, tokenizer = train(recipe)
     model.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)

@@ -163,3 +163,16 @@ def test_table_and_assets():
     row = tiny_model.Row("all", 4, 0.5, 0.75, 1.0, 0.25, 0.125, 0.4321, 7.77)
     assert format_table([row]).splitlines()[-1] == "| all (4) | 0.500 | 0.750 | 1.000 | 0.25 | 0.125 | 0.432 | 7.8 |"
     assert asset("countdown_tiny_card.md").is_file()
+
+
+def test_products_can_be_shown_rarely(tokenizer):
+    """A quarter of 2-number, two fifths of 3-number and half of 4-number problems multiply or divide; of them a tenth stays."""
+
+    def products(share):
+        recipe = Recipe(steps=1, batch=300, products=share)
+        batches = training_batches(tokenizer, recipe)
+        texts = [tokenizer.decode(row) for parts in batches for ids, _ in parts for row in ids]
+        return sum(bool({"*", "/"} & set(text)) for text in texts), len(texts)
+
+    assert products(1.0)[0] > 90 and 0 < products(0.1)[0] < 30 and products(0.0)[0] == 0
+    assert products(0.1)[1] == 300, "a batch is filled up"

@@ -61,7 +61,14 @@ def test_plans_that_make_no_sense_are_refused_in_one_line(tmp_path, capsys, edit
 
 
 @pytest.mark.parametrize(
-    ("arguments", "word"), [(["--only", "typo"], "typo"), (["--jobs", "0"], "--jobs"), (["--plan", "no.yaml"], "no.yaml")]
+    ("arguments", "word"),
+    [
+        (["--set", "lr"], "OPTION=VALUE"),
+        (["--set", "lr={"], "YAML"),
+        (["--only", "typo"], "typo"),
+        (["--jobs", "0"], "--jobs"),
+        (["--plan", "no.yaml"], "no.yaml"),
+    ],
 )
 def test_bad_options(capsys, arguments, word):
     assert main(arguments) == 2
