@@ -19,7 +19,7 @@ FEWEST = 40
 EXCITE = "GlobalCoefficient with controller: sign and eta: 0.02, which keeps alpha moving"
 EPILOG = (
     "Any run of fit will do in which the coefficient moved; a run under pi or sign does. The gains hold for its learning rate times "
-    "optimizer steps per rollout: with n times as much the entropy answers n times as fast."
+    "optimizer steps per rollout, which is printed as rate: with it kp follows another learning rate or number of steps."
 )
 
 
@@ -100,8 +100,10 @@ def report(folder: Path, plant: Plant, weight: float, gains: Gains, time_constan
     model = Plant(plant.gain * weight, plant.gain_error * weight, plant.drift, plant.wander, plant.noise)
     margin = gain_margin(model.gain, gains)
     predicted = [predicted_rms(model, gains, factor=factor) for factor in (1.0, 10**0.5, 10**-0.5)]
+    moved = _rate(folder)
+    where = f" (learning rate {moved[0]:g} x {moved[1]} optimizer steps per rollout)" if moved else ""
     lines = [
-        f"run        {folder}{_rate(folder)}",
+        f"run        {folder}{where}",
         f"entropy    log H changes by {plant.gain:.3f} ± {plant.gain_error:.3f} per rollout and unit of mean coefficient, "
         f"and by {-plant.drift:+.4f} per rollout without one",
         f"noise      {100 * plant.noise:.1f} % in the H of one rollout; H itself wanders by {100 * plant.wander:.1f} % a rollout",
@@ -116,6 +118,7 @@ def report(folder: Path, plant: Plant, weight: float, gains: Gains, time_constan
         "# init_args of GlobalCoefficient",
         "controller: pi",
         f"kp: {gains.kp:.3g}",
+        *([f"rate: {moved[0] * moved[1]:.2e}"] if moved else []),
         f"ki: {gains.ki:.3g}",
         f"smoothing: {gains.smoothing:g}",
     ]
@@ -124,8 +127,8 @@ def report(folder: Path, plant: Plant, weight: float, gains: Gains, time_constan
     return lines
 
 
-def _rate(folder: Path) -> str:
-    """What the gains hold for, as far as the run's configuration says."""
+def _rate(folder: Path) -> tuple[float, int] | None:
+    """Learning rate and optimizer steps per rollout, which the gains hold for, as far as the run's configuration says."""
     import yaml
 
     from aer_lightning.study.configuration import look_up
@@ -133,7 +136,7 @@ def _rate(folder: Path) -> str:
     try:
         config = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return ""
+        return None
     rate = look_up(config, "model.init_args.optimizer.init_args.lr") if isinstance(config, dict) else None
     steps = look_up(config, "data.init_args.optimizer_steps_per_rollout") if isinstance(config, dict) else None
-    return f" (learning rate {rate:g} x {steps} optimizer steps per rollout)" if isinstance(rate, float) and steps else ""
+    return (rate, steps) if isinstance(rate, float) and isinstance(steps, int) else None

@@ -2,8 +2,8 @@
 
     python benchmarks/control.py [--only GROUP...]
 
-About 30 runs of 150 rollouts, 3 minutes each on one core; finished runs are kept, interrupted ones go on. Writes docs/control.csv and
-docs/images/control_*.png.
+33 runs, most of 150 rollouts, 3 minutes each on one core; finished runs are kept, interrupted ones go on. Writes docs/control.csv, the
+tables of docs/control.md and docs/images/control_*.png, from the runs that have finished.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kernels_common import replace_section, table
 
 from aer_lightning.errors import UserError
 from aer_lightning.reporting.plant import identify
 from aer_lightning.reporting.run_metrics import RunMetrics, read_metrics
+from aer_lightning.reporting.statistics import estimate
 from aer_lightning.reporting.style import INK, PALETTE, grid, png, style
 from aer_lightning.reporting.tracking import BAND, Tracking, moving_mean, track
 from aer_lightning.study.command import cores
@@ -33,6 +35,9 @@ ROLLOUTS, TAUS = 150, (0.3, 0.5, 0.7)
 UNTOUCHED = (41, 42, 43)  # no run of these seeds was seen before gains, limits and the rule for the rate were fixed
 FORMER = {"controller": "proportional", "eta": 0.03, "alpha_init": 0.05, "alpha_max": 1.0}  # the controller that pi has replaced
 RATE = "model.init_args.optimizer.init_args.lr"
+SHOWN = (("rms", 3), ("entry", 0), ("swing", 3), ("at_limit", 2), ("alpha", 3), ("in_band_late", 2))
+WEIGHTS = {"pi_tau_0.5": "hinge", "gate": "gate", "linear": "linear", "uniform": "uniform", "hinge_raw": "hinge, not normalised"}
+NONE = "None of these runs has finished."
 GROUPS = ("targets", "default", "rates", "weights", "former")
 
 
@@ -123,6 +128,39 @@ def write_table(root: Path, path: Path) -> None:
                 writer.writerow([case.group, case.name, seed, *(f"{v:.4g}" for v in figures)])
 
 
+LABELS = {
+    **{f"pi_tau_{tau}": f"tau {tau}" for tau in TAUS},
+    "default": "default, tau 0.65",
+    **{f"pi_lr_{name}_tau_{tau}": f"tau {tau}, learning rate {sign} 3.2" for name, sign in (("low", "/"), ("high", "x")) for tau in TAUS},
+    **{f"proportional_tau_{tau}": f"proportional, tau {tau}" for tau in TAUS},
+}
+
+
+def write_page(path: Path, page: Path) -> None:
+    """The tables of docs/control.md from control.csv: tracking and the entropy's answer by run, and what the weights' shapes come to."""
+    rows = list(csv.DictReader(path.open()))
+    tracked = [
+        [
+            LABELS[row["case"]],
+            row["seed"],
+            *(f"{float(row[key]):.{digits}f}" for key, digits in SHOWN),
+            f"{float(row['answer']):.2f} ± {float(row['answer_error']):.2f}",
+        ]
+        for row in rows
+        if row["case"] in LABELS
+    ]
+    header = ["run", "seed", "rms", "entry", "swing", "at a limit", "mean alpha", "in band, late", "b"]
+    replace_section(page, "tracking", table(header, tracked) if tracked else NONE)
+    shapes = []
+    for name, label in WEIGHTS.items():
+        mine = [row for row in rows if row["case"] == name]
+        cells = [estimate([float(row[key]) for row in mine]) for key in ("rms", "pass@1", "pass@32", "reward", "alpha")]
+        if mine:
+            shapes.append([label, *(f"{c.mean:.3f}" + (f" ± {c.error:.3f}" if c.seeds > 1 else "") for c in cells), str(len(mine))])
+    header = ["weights", "rms", "pass@1", "pass@32", "last reward", "mean alpha", "seeds"]
+    replace_section(page, "weights", table(header, shapes) if len(shapes) > 1 else NONE)
+
+
 def draw_panel(axes: Any, top: str, shown: Sequence[tuple[str, RunMetrics, str]], *, alpha: bool = False) -> None:
     """Entropy over its target (mean of ten), or alpha, of some runs."""
     for label, run, color in shown:
@@ -192,6 +230,7 @@ def main() -> int:
         failed = run_all(runs, root, options.jobs, Processes(), lambda _: 180.0)
         (out / "images").mkdir(parents=True, exist_ok=True)
         write_table(root, out / "control.csv")
+        write_page(out / "control.csv", out / "control.md")
         for name, draw in PICTURES.items():
             (out / "images" / f"control_{name}.png").write_bytes(draw(root))
         for line in failed:

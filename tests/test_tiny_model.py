@@ -10,7 +10,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from aer_lightning import tiny_model
 from aer_lightning.assets import asset, resolve_model
 from aer_lightning.data.prompts import CountdownPrompts
-from aer_lightning.tiny_model import CHARACTERS, IGNORE, Recipe, format_table, main, measure, sample_answers, train, training_batches
+from aer_lightning.tiny_model import (
+    CHARACTERS,
+    IGNORE,
+    Recipe,
+    build_tokenizer,
+    format_table,
+    main,
+    measure,
+    sample_answers,
+    train,
+    training_batches,
+)
 
 FOLDER = resolve_model("countdown-tiny")
 
@@ -165,8 +176,10 @@ def test_table_and_assets():
     assert asset("countdown_tiny_card.md").is_file()
 
 
-def test_products_can_be_shown_rarely(tokenizer):
+def test_products_can_be_shown_rarely():
     """A quarter of 2-number, two fifths of 3-number and half of 4-number problems multiply or divide; of them a tenth stays."""
+
+    tokenizer = build_tokenizer()
 
     def products(share):
         recipe = Recipe(steps=1, batch=300, products=share)

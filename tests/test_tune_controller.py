@@ -47,7 +47,7 @@ def test_the_proposal_fits_the_plant_and_is_a_configuration(make_log, capsys):
     options, out = tuned(capsys, make_log())
     expected = propose(0.3)
     assert options["kp"] == pytest.approx(expected.kp, rel=0.25) and options["ki"] == pytest.approx(expected.ki, rel=0.25)
-    assert GlobalCoefficient(**options).controller.kp == options["kp"]
+    assert GlobalCoefficient(**options).controller.kp == options["kp"] and options["rate"] == pytest.approx(3e-4)
     assert "learning rate 0.0001 x 3 optimizer steps" in out and "stable up to 7.0 times" in out
 
 

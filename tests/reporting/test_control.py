@@ -50,6 +50,11 @@ def test_the_table_and_every_picture_of_the_page(control, make_run, tmp_path):
     control.write_table(root, tmp_path / "control.csv")
     table = list(csv.DictReader((tmp_path / "control.csv").open()))
     assert {row["case"] for row in table} == {case.name for case in control.cases()} - {"gate"}, "finished runs alone"
+    (tmp_path / "control.md").write_text((ROOT / "docs/control.md").read_text())
+    control.write_page(tmp_path / "control.csv", tmp_path / "control.md")
+    filled = (tmp_path / "control.md").read_text()
+    assert "| tau 0.3, learning rate / 3.2 | 44 |" in filled and "| proportional, tau 0.7 |" in filled
+    assert re.search(r"\| hinge \| .* \| 1 \|", filled) and "| gate |" not in filled
     for draw in control.PICTURES.values():
         assert draw(root).startswith(b"\x89PNG")
     page = (ROOT / "docs/control.md").read_text()
