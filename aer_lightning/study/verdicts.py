@@ -1,8 +1,13 @@
-"""A line per claim of a study: supported, not supported, or undecided, by 95 % intervals."""
+"""A line per claim of a study: supported, not supported, or undecided, by 95 % intervals.
+
+A study writes them itself; ``python -m aer_lightning.study.verdicts docs/study/results.csv [PLAN]`` prints those of results that are there.
+"""
 
 from __future__ import annotations
 
+import csv
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,3 +81,19 @@ def _verdicts_on_passes(by_name: Mapping[str, Mapping[Any, Row]], claims: Claims
         if name in by_name:
             lines.append(_line(f"{part} adds to pass@{k}", paired(ours, by_name[name], k), 0.0, math.inf, sign=True))
     return [line for line in lines if line[1].strip("+-") != "nan"]
+
+
+def read_results(path: str) -> list[Row]:
+    """Rows of a ``results.csv`` as ``study.results`` made them, numbers as numbers, without what is empty."""
+    words = ("method", "chosen")
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{k: v if k in words else float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+if __name__ == "__main__":
+    from aer_lightning.study.findings import as_markdown
+    from aer_lightning.study.plan import read_plan
+
+    _claims = read_plan(sys.argv[2] if len(sys.argv) > 2 else "configs/study/plan.yaml").claims
+    _found = verdicts(read_results(sys.argv[1]), _claims)
+    print(as_markdown([_found] if _found else [], f"From `{sys.argv[1]}`."))
