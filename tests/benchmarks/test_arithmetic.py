@@ -1,5 +1,6 @@
 """The page on arithmetic: a resumed run is joined, samples are picked by rule."""
 
+import csv
 import importlib
 import json
 from pathlib import Path
@@ -67,3 +68,46 @@ def test_what_is_paid_without_the_value_is_counted(arithmetic):
 def test_the_page_has_the_sections_that_are_filled():
     page = (ROOT / "docs/arithmetic/README.md").read_text()
     assert all(f"<!-- {mark}{name} -->" in page for name in ("figures", "samples") for mark in ("", "/"))
+
+
+def write_run(folder, target, final):
+    """Ten rollouts, an evaluation before and after, samples of three rollouts."""
+    folder.mkdir(parents=True)
+    passes = {
+        f"val/arithmetic/{level}pass@{k}" for k in (1, 8, 16) for level in ("", "one-digit sums/", "two-digit sums/", "two operations/")
+    }
+    rows = [{"step": 0, **dict.fromkeys(passes, 0.1)}]
+    for index in range(10):
+        values = {
+            "rollout/index": index,
+            "rollout/entropy": 2.0 - 0.1 * index,
+            "rollout/reward": 0.1 * index,
+            "aer/alpha": 0.02,
+            "aer/active_tokens": 0.5,
+        }
+        rows.append({"step": 2 * index + 1, **values, **({"aer/target_entropy": target} if target else {})})
+    rows.append({"step": 19, **dict.fromkeys(passes, final)})
+    names = sorted({name for line in rows for name in line})
+    with (folder / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+    samples = [row(r, "What is 3 + 5?", "8", 1.0) for r in range(3) for _ in range(2)]
+    (folder / "samples.jsonl").write_text("".join(json.dumps(x) + "\n" for x in samples))
+
+
+def test_the_study_has_a_page_of_its_own(arithmetic, tmp_path, monkeypatch):
+    root = tmp_path / "runs"
+    for seed, final in ((1, 0.4), (2, 0.6)):
+        write_run(root / "aer" / f"seed{seed}", 1.0, final)
+    write_run(root / "grpo/seed1", None, 0.3)
+    (tmp_path / "study.md").write_text((ROOT / "docs/arithmetic/study.md").read_text())
+    monkeypatch.setattr(arithmetic, "OUT", tmp_path)
+    arithmetic.write_study(root)
+    page = (tmp_path / "study.md").read_text()
+    assert "| aer | all | 0.10 → 0.50 ± 0.10 |" in page and "| grpo | all | 0.10 → 0.30 |" in page and "10/10" in page
+    assert "| aer | 1 | 1 to 10 | 0.45 | 1.55 | 1.55 | 0.020 | 0.50 |" in page and "| grpo | 1 | 1 to 10 | 0.45 | 1.55 | – |" in page
+    assert page.count("What is 3 + 5?") == 6, "one of two, in three rollouts of two methods"
+    assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit, match="no runs"):
+        arithmetic.write_study(tmp_path / "nothing")
