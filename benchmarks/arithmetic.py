@@ -165,7 +165,7 @@ def write_study(root: Path) -> None:
     draw_study(runs, OUT / "study.png")
     page = OUT / "study.md"
     replace_section(page, "passes", before_and_after(runs))
-    replace_section(page, "control", control_table(runs))
+    replace_section(page, "control", f"![Reward and entropy of every run](study.png)\n\n{control_table(runs)}")
     texts = []
     for method, folders in runs.items():
         rollouts = read_rollouts(folders[:1])
