@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from aer_lightning.errors import ConfigError
-from aer_lightning.kernels import operators, reference
+from aer_lightning.kernels import operators, reference, small
 from aer_lightning.kernels.options import Options
 from aer_lightning.kernels.planning import Plan
 from aer_lightning.kernels.selection import check_row_temperature, kept_rows
@@ -183,6 +183,10 @@ def linear_token_stats(
         row_temperature = options.temperature if per_row is None else per_row
         results = reference.linear_token_stats(hidden, weight, targets, bias, row_temperature, ignore_index, options)
     else:
+        if chosen == "torch" and plan is None and shard is None and per_row is None:
+            found = _small(hidden, weight, bias, targets, memory_mb, options)
+            if found is not None:
+                return found
         start, total, group = _placement(shard, weight.shape[0])
         options = replace(options, start=start, total=total, group=group, memory=memory_mb, plan=plan)
         if torch.compiler.is_compiling():
@@ -197,6 +201,24 @@ def linear_token_stats(
         apply = operators.linear_statistics if _traced(hidden) else operators.LinearStatistics.apply
         results = apply(hidden, weight, bias, targets, per_row, weight_cast, *options.encode())[:3]
     return _named(results, logprob_only, entropy_only, return_lse)
+
+
+def _small(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, memory_mb: float | str, options: Options
+) -> tuple[Tensor, Tensor] | None:
+    """Results of the way for small vocabularies, or None where that is not exact or not faster."""
+    elements, columns = hidden.shape[0] * weight.shape[0], weight.shape[0]
+    budget = (64 if isinstance(memory_mb, str) else memory_mb) * 2**20
+    if columns > small.COLUMNS or elements > small.ELEMENTS or elements * small.BUFFERS * hidden.element_size() > budget:
+        return None
+    one_dtype = hidden.dtype == weight.dtype and (bias is None or bias.dtype == hidden.dtype) and hidden.dtype.itemsize >= 4
+    if not one_dtype or not options.usual or hidden.device.type != "cpu" or _traced(hidden):
+        return None
+    if kept_rows(targets, options.ignore_index, columns)[0] is not None:
+        return None
+    logits = hidden @ weight.T if bias is None else torch.addmm(bias, hidden, weight.T)
+    results = small.SmallStatistics.apply(logits, targets, options.scale / options.temperature)
+    return results if bool(results[1].isfinite().all()) else None
 
 
 def _named(results: tuple[Tensor, ...], logprob_only: bool, entropy_only: bool, return_lse: bool) -> tuple[Tensor, ...]:

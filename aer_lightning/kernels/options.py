@@ -40,6 +40,11 @@ class Options:
         return self.entropy and (self.share < 1 or self.mass < 1)
 
     @property
+    def usual(self) -> bool:
+        """Whether log-probability and entropy are asked for, of plain logits."""
+        return self.entropy and not (self.top or self.lse or self.softcap)
+
+    @property
     def squash(self) -> float:
         """What goes before the tangent of a softcap: the kernels work on x = tanh(squash z); 0 for x = z."""
         return self.scale / self.softcap if self.softcap else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from settings import IGNORE, INTERPRETED, Setting, close, compute, linear_settings, logits_settings, relatively_close
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from aer_lightning.errors import ConfigError, DataError
 from aer_lightning.kernels import linear_token_stats, logits_token_stats, reference, walk
@@ -155,6 +157,35 @@ def test_in_place_gradients_are_refused_where_they_would_be_wrong() -> None:
         logits_token_stats(leaf, torch.arange(3), inplace_backward=True)
     with pytest.raises(ConfigError, match="inplace_backward: the logits are expanded"):
         logits_token_stats((leaf[:1] * 2).expand(3, 20), torch.arange(3), inplace_backward=True)
+
+
+class Poisoned(TorchDispatchMode):
+    """Memory that is made without a value holds NaN, as it may anywhere."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if "empty" in function.__name__ and isinstance(result, Tensor):
+            result.fill_(torch.nan if result.is_floating_point() else 111)
+        return result
+
+
+@linear_settings
+@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32] if INTERPRETED else [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("options", [{"ignore_index": 7}, {"softcap": 3.0}, {"entropy_top_p": 0.5}][: 2 if INTERPRETED else 3], ids=str)
+def test_nothing_is_read_before_it_is_written(setting: Setting, cache: bool, dtype: torch.dtype, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    hidden, weight = (torch.randn(rows, 12).to(setting.device, dtype).requires_grad_() for rows in (9, 70))
+    bias, targets = torch.randn(70, device=setting.device).requires_grad_(), torch.arange(9, device=setting.device)
+    found = []
+    for mode in (nullcontext(), Poisoned()):
+        with mode:
+            results = setting.linear(hidden, weight, targets, bias, cache=cache, memory_mb=0.05, **options)
+            kept = [value for value in results if value is not None]
+            gradients = torch.autograd.grad(sum((value * value).sum() for value in kept), (hidden, weight, bias))
+        found.append([*kept, *gradients])
+    for plain, poisoned in zip(*found, strict=True):
+        assert torch.equal(plain, poisoned)
 
 
 DTYPES = {torch.float32: 2e-5, torch.bfloat16: 4e-3, torch.float16: 4e-3}
