@@ -45,12 +45,14 @@ class Comparer:
             working, not for a claim: ``x = 5 + 5 + 1 = 11``.
         evaluated: True if a gold answer that is a number is stated by an evaluated number only: ``14``, not ``8 + 6``.
         tolerance: relative error that a decimal may have.
+        asked: numbers of the prompt: a root of one of them, ``\\sqrt{16}`` where 16 is given, is the question and not evaluated.
     """
 
     caps: Caps
     boxed: bool = True
     evaluated: bool = True
     tolerance: float = 0.0
+    asked: frozenset[str] = frozenset()
 
     def equal(self, gold: str, pred: str) -> bool:
         """Whether ``pred`` states ``gold``. Raises Refused if ``pred`` cannot be read and has not been decided by then."""
@@ -60,7 +62,8 @@ class Comparer:
         if g is not None and p is None and (comma := parse_number(decimal_comma(pred))) is not None:
             p = comma
         if g is not None and p is not None:
-            return numbers_equal(g, p, self.tolerance) and (p.evaluated or not self._wants_number(g))
+            evaluated = p.evaluated and p.radicand not in self.asked
+            return numbers_equal(g, p, self.tolerance) and (evaluated or not self._wants_number(g))
         g_based, p_based = parse_based(gold), parse_based(pred)
         if g_based or p_based:
             return based_equal(g_based, p_based, g, p) and not (p_based and self._wants_number(g))

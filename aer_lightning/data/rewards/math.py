@@ -41,7 +41,8 @@ class MathGrader:
         extract: where the answer is: ``boxed`` (the last box), ``final_answer`` ("the answer is", "####", ...), ``last_number``, or
             ``auto``: the box, else the stated answer, else the last formula or number.
         evaluated: where the gold answer is a number, only an evaluated number is an answer: ``14``, not ``8 + 6``, ``28/2`` or ``2^4 - 2``,
-            with which a policy that repeats the question would be paid. False pays for every form of the value, as benchmarks do.
+            with which a policy that repeats the question would be paid; ``\\sqrt{4}`` is 2 where the prompt does not name 4. False pays
+            for every form of the value, as benchmarks do.
         tolerance: relative error that a number may have, for problems whose answers are measured; 0 wants exact values, and then a rounded
             decimal does not state a fraction or a root.
         max_chars: only this many characters at the end of a completion are read.
@@ -81,7 +82,8 @@ class MathGrader:
         golds, bad = _read_golds(answer, self.caps)
         if bad is not None:
             return Grade(Outcome.BAD_GOLD, None, bad)
-        found = extract(answer_region(completion, self.max_chars), self.extract, clean(prompt or ""))
+        asked = clean(prompt or "")
+        found = extract(answer_region(completion, self.max_chars), self.extract, asked)
         if found is None:
             return Grade(Outcome.UNPARSED, None, "no answer found")
         shown = found.text[:500]
@@ -92,14 +94,14 @@ class MathGrader:
         if not pred:
             return Grade(Outcome.UNPARSED, shown, "empty answer")
         try:
-            right = self._right(golds, pred, found.boxed)
+            right = self._right(golds, pred, found.boxed, frozenset(re.findall(r"\d+", asked)))
         except Refused as refused:
             return Grade(Outcome.UNPARSED, shown, str(refused))
         return Grade(Outcome.CORRECT if right else Outcome.WRONG, shown)
 
-    def _right(self, golds: Sequence[str], pred: str, boxed: bool) -> bool:
+    def _right(self, golds: Sequence[str], pred: str, boxed: bool, asked: frozenset[str]) -> bool:
         """Whether ``pred`` states one of the accepted answers. Raises Refused if it states none and could not be read for one."""
-        comparer = Comparer(self.caps, boxed, self.evaluated, self.tolerance)
+        comparer = Comparer(self.caps, boxed, self.evaluated, self.tolerance, asked)
         refused: Refused | None = None
         for gold in golds:
             try:

@@ -27,6 +27,7 @@ _POWER = re.compile(rf"(-?)\s*({_UNSIGNED})\s*\^\s*(?:\{{\s*([+-]?\d{{1,6}})\s*\
 _SCIENTIFIC = re.compile(
     rf"({_SIGNED})\s*(?:(?:\\times|\\cdot|\*)\s*10\s*\^\s*(?:\{{\s*([+-]?\d{{1,4}})\s*\}}|(\d)(?!\d))|[eE]([+-]?\d{{1,4}}))"
 )
+_ROOT = re.compile(r"([+-]?)\s*\\sqrt(?:\[\s*([2-9])\s*\])?\{\s*(\d{1,30})\s*\}")
 _REPEATING = re.compile(r"([+-]?)\s*(\d*)\.(\d*)\\(?:overline|bar|dot)\{(\d+)\}")
 _WRAPPED = re.compile(r"\(\s*([^()]*)\s*\)")
 _CURRENCY = re.compile(r"^([+-]?)\s*(?:\$|€|£|¥|₹|\\text\{\s*(?:Rs\.?|USD|EUR|GBP|US\$)\s*\}|\\pounds|\\euro)\s*")
@@ -44,6 +45,7 @@ class Number:
         percent: True if a percent sign followed.
         unit: the unit that followed, or None.
         evaluated: False if arithmetic is left to do: a fraction not in lowest terms, a power of another base than ten.
+        radicand: of a root that is a whole number, ``\\sqrt{4}``, which is a number where its radicand is not the question's.
     """
 
     value: Fraction
@@ -51,6 +53,7 @@ class Number:
     percent: bool = False
     unit: Unit | None = None
     evaluated: bool = True
+    radicand: str | None = None
 
 
 _ELSEWHERE = [  # digits grouped as in other countries; a comma alone is a decimal one only after a zero
@@ -80,9 +83,9 @@ def parse_number(answer: str) -> Number | None:
         text = currency.group(1) + text[currency.end() :]
     bare = _parse_bare(text)
     if bare is not None:
-        return Number(bare[0], bare[1], unit=Unit("dollar") if currency and "$" in currency.group() else None, evaluated=_evaluated(text))
-    percent = False
-    unit: Unit | None = None
+        unit = Unit("dollar") if currency and "$" in currency.group() else None
+        return Number(bare[0], bare[1], unit=unit, evaluated=_evaluated(text), radicand=_radicand(text))
+    percent, unit = False, None
     if text.endswith("%"):
         percent, text = True, text[:-1].rstrip()
     else:
@@ -95,7 +98,12 @@ def parse_number(answer: str) -> Number | None:
     if bare is None:
         return None
     scale = unit.scale if unit else 1
-    return Number(bare[0] * scale, bare[1] if scale == 1 else None, percent, unit, _evaluated(text))
+    return Number(bare[0] * scale, bare[1] if scale == 1 else None, percent, unit, _evaluated(text), _radicand(text))
+
+
+def _radicand(text: str) -> str | None:
+    root = _ROOT.fullmatch(text)
+    return root[3] if root else None
 
 
 def _evaluated(text: str) -> bool:
@@ -144,6 +152,8 @@ def _parse_bare(text: str) -> tuple[Fraction, int | None] | None:
             return (-(base**power) if m[1] else base**power), None
         if m := _SCIENTIFIC.fullmatch(text):
             return _fraction(m[1]) * Fraction(10) ** int(m[2] or m[3] or m[4]), None
+        if (m := _ROOT.fullmatch(text)) and (root := _whole_root(int(m[3]), int(m[2] or 2))) is not None:
+            return Fraction(-root if m[1] == "-" else root), None
         if m := _REPEATING.fullmatch(text):
             whole, head, tail = m[2] or "0", m[3], m[4]
             value = Fraction(int(whole + head), 10 ** len(head)) + Fraction(int(tail), 10 ** len(head) * (10 ** len(tail) - 1))
@@ -151,6 +161,15 @@ def _parse_bare(text: str) -> tuple[Fraction, int | None] | None:
     except (ZeroDivisionError, ValueError):  # 1/0 is no number; int() refuses more digits than the interpreter's own limit
         return None
     return None
+
+
+def _whole_root(value: int, degree: int) -> int | None:
+    """The root if it is a whole number, exactly."""
+    low, high = 0, 1 << (value.bit_length() // degree + 1)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if middle**degree <= value else (low, middle - 1)
+    return low if low**degree == value else None
 
 
 @dataclass(frozen=True, slots=True)

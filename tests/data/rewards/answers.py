@@ -63,7 +63,7 @@ RIGHT_42 = [
 UNEVALUATED_42 = [
     r"\boxed{6 \cdot 7}",
     r"\boxed{6(7)}",
-    r"\boxed{\sqrt{1764}}",
+    r"\boxed{\sqrt{40+2^2 \cdot 431}}",
     r"\boxed{84/2}",
     r"\boxed{\dfrac{84}{2}}",
     r"\boxed{132_5}",

@@ -35,6 +35,14 @@ def test_a_number_of_a_repeated_prompt_is_no_answer(gold, prompt, completion):
     assert MathGrader().grade(f"{completion} so the answer is {gold}", gold, prompt).outcome is Outcome.CORRECT
 
 
+def test_a_root_is_a_number_unless_the_prompt_names_what_is_under_it():
+    for completion in (r"The answer is $\sqrt{16}$", r"\boxed{\sqrt{16}}", r"\boxed{x = \sqrt{16} \text{ cm}}"):
+        assert MathGrader().grade(completion, "4").outcome is Outcome.CORRECT
+        assert MathGrader().grade(completion, "4", "The area of a square is four times four.").outcome is Outcome.CORRECT
+        assert MathGrader().grade(completion, "4", "What is the square root of 16?").outcome is Outcome.WRONG
+    assert MathGrader().grade(r"\boxed{\sqrt{17}}", "4").outcome is Outcome.WRONG
+
+
 @pytest.mark.parametrize("completion", ["5", r"\boxed{5}", "The answer is 5.", "10 minus 5 is 5", "It is 5", "x = 5"])
 def test_a_computed_number_that_the_prompt_has_too_is_an_answer(completion):
     assert MathGrader().grade(completion, "5", "What is 10 minus 5?").outcome is Outcome.CORRECT

@@ -39,6 +39,10 @@ from aer_lightning.data.rewards.numbers import based_equal, numbers_equal, parse
         (r"90^\circ", 90),
         (r"\frac{0.5}{2}", Fraction(1, 4)),
         ("9" * 900, int("9" * 900)),
+        (r"\sqrt{16}", 4),
+        (r"-\sqrt{0}", 0),
+        (r"\sqrt[3]{27}", 3),
+        (r"\sqrt{" + str(10**28 + 2 * 10**14 + 1) + "}", 10**14 + 1),
     ],
 )
 def test_values_are_exact(text, value):
@@ -58,6 +62,9 @@ def test_values_are_exact(text, value):
         "1 2",
         "--1",
         "1-2",
+        r"\sqrt{15}",
+        r"\sqrt[3]{16}",
+        r"\sqrt{" + str(10**28 + 2 * 10**14) + "}",
         "5x",
         "42xy",
         "(1,2)",
