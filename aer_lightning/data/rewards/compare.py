@@ -37,7 +37,7 @@ class Refused(Exception):
 
 @dataclass
 class Comparer:
-    """Compares normalised answers.
+    r"""Compares normalised answers.
 
     Attributes:
         caps: limits that hold before the parser sees an answer.
@@ -45,7 +45,7 @@ class Comparer:
             working, not for a claim: ``x = 5 + 5 + 1 = 11``.
         evaluated: True if a gold answer that is a number is stated by an evaluated number only: ``14``, not ``8 + 6``.
         tolerance: relative error that a decimal may have.
-        asked: numbers of the prompt: a root of one of them, ``\\sqrt{16}`` where 16 is given, is the question and not evaluated.
+        asked: numbers of the prompt: a root of one of them, ``\sqrt{16}`` where 16 is given, is the question and not evaluated.
     """
 
     caps: Caps

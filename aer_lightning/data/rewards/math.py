@@ -33,7 +33,7 @@ _NO_ANSWER = frozenset({"none", "null", "nan", "n/a", "na", "unknown", "tbd", "?
 
 @dataclass
 class MathGrader:
-    """Grades mathematics in text or LaTeX against a gold answer.
+    r"""Grades mathematics in text or LaTeX against a gold answer.
 
     Picklable; its work belongs into a worker process (``isolated``), where :class:`~aer_lightning.data.rewards.Verifier` puts it.
 
@@ -41,7 +41,7 @@ class MathGrader:
         extract: where the answer is: ``boxed`` (the last box), ``final_answer`` ("the answer is", "####", ...), ``last_number``, or
             ``auto``: the box, else the stated answer, else the last formula or number.
         evaluated: where the gold answer is a number, only an evaluated number is an answer: ``14``, not ``8 + 6``, ``28/2`` or ``2^4 - 2``,
-            with which a policy that repeats the question would be paid; ``\\sqrt{4}`` is 2 where the prompt does not name 4. False pays
+            with which a policy that repeats the question would be paid; ``\sqrt{4}`` is 2 where the prompt does not name 4. False pays
             for every form of the value, as benchmarks do.
         tolerance: relative error that a number may have, for problems whose answers are measured; 0 wants exact values, and then a rounded
             decimal does not state a fraction or a root.

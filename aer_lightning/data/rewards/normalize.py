@@ -22,7 +22,6 @@ _PATTERNS: list[tuple[str, _Replacement]] = [
         r"\\(?:textbf|textit|textrm|textnormal|textsf|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathtt|operatorname|emph|bf|rm|bold)\s*(?=\{)",
         r"\\text",
     ),
-    (r"\\text\s*\{\s*\}", ""),
     (r"\\text\{([^{}a-zA-Z\\]*)\}", r"\1"),  # digits and signs wrapped in text
     (
         r"\\(?:%|text\{\s*%\s*\})|\\?%|\\text\{\s*(?:percent|percentage|pct)\s*\}|(?<![a-zA-Z\\])(?:percent(?:age)?|pct)(?![a-zA-Z])",
@@ -46,15 +45,10 @@ _PATTERNS: list[tuple[str, _Replacement]] = [
     (r"\s*\^\s*(?:\{\s*((?:\\prime\s*)+)\}|\\prime(?![a-zA-Z]))", lambda m: "'" * max(1, (m[1] or "").count("prime"))),
     (r"_\s*\{\s*\\(?:text\s*\{\s*)?(\w+)\s*\}(?:\s*\})?", r"_{\1}"),
     (r"(?<![\w)}\]])\s*\+\s*\\infty", r"\\infty"),
-    (r"\\(tan|sin|cos)\s*\^\s*\{\s*-1\s*\}", r"\\arc\1 "),
     (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
     (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
     (r"\\frac\s*(\{[^{}]*\})\s*(\d)", r"\\frac\1{\2}"),
-    (r"\\frac\s+\{", r"\\frac{"),
-    (r"(\\frac\{[^{}]*\})\s+\{", r"\1{"),
     (r"\\sqrt\s*(\d)", r"\\sqrt{\1}"),
-    (r"\\sqrt\s+([a-zA-Z])", r"\\sqrt{\1}"),
-    (r"(?<![a-zA-Z\\])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
     (r"(?<![a-zA-Z\\])pi(?![a-zA-Z])", r"\\pi "),
 ]
 _RULES = [(re.compile(pattern), to) for pattern, to in _PATTERNS]

@@ -37,7 +37,7 @@ _UNIT = re.compile(rf"\s*({UNIT_PATTERN})\s*$")
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """An exact rational with what its spelling said.
+    r"""An exact rational with what its spelling said.
 
     Attributes:
         value: the exact value, without the percent sign.
@@ -45,7 +45,7 @@ class Number:
         percent: True if a percent sign followed.
         unit: the unit that followed, or None.
         evaluated: False if arithmetic is left to do: a fraction not in lowest terms, a power of another base than ten.
-        radicand: of a root that is a whole number, ``\\sqrt{4}``, which is a number where its radicand is not the question's.
+        radicand: of a root that is a whole number, ``\sqrt{4}``, which is a number where its radicand is not the question's.
     """
 
     value: Fraction

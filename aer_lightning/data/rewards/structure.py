@@ -22,6 +22,11 @@ _TIMEY = re.compile(r"\s*(?:\\text\{)?\s*[ap]\.?\s?m\.?\s*\}?$", re.IGNORECASE)
 
 def split_top(text: str, separator: re.Pattern[str]) -> list[str]:
     """Split at matches of ``separator`` that no bracket and no environment encloses."""
+    return _split_top(text, separator)[0]
+
+
+def _split_top(text: str, separator: re.Pattern[str]) -> tuple[list[str], list[str]]:
+    """The pieces, and the separators between them."""
     inside = [False] * (len(text) + 1)
     depth = 0
     i = 0
@@ -36,12 +41,9 @@ def split_top(text: str, separator: re.Pattern[str]) -> list[str]:
             depth = max(depth - 1, 0)
         inside[i] = depth > 0
         i += 1
-    pieces, start = [], 0
-    for match in separator.finditer(text):
-        if not inside[match.start()]:
-            pieces.append(text[start : match.start()])
-            start = match.end()
-    return [piece.strip() for piece in (*pieces, text[start:])]
+    found = [match for match in separator.finditer(text) if not inside[match.start()]]
+    starts, ends = [0, *(match.end() for match in found)], [*(match.start() for match in found), len(text)]
+    return [text[a:b].strip() for a, b in zip(starts, ends, strict=True)], [match.group() for match in found]
 
 
 _COMMA = re.compile(",")
@@ -178,16 +180,8 @@ class Chain:
 
 def chain(answer: str) -> Chain:
     """Read an equation chain; one member if there is no equals sign at the top level."""
-    answer = _LEADING_EQUALS.sub("", answer)
-    members = [strip_group(member) for member in split_top(answer, _EQUALS)]
-    kept = [m for m in _EQUALS.finditer(answer)]
-    signs: list[bool] = []
-    at = 0
-    for member in split_top(answer, _EQUALS)[:-1]:
-        at = answer.find(member, at) + len(member)
-        sign = next((m for m in kept if m.start() >= at), None)
-        signs.append(bool(sign and sign.group() != "="))
-    return Chain(tuple(members), tuple(signs))
+    members, signs = _split_top(_LEADING_EQUALS.sub("", answer), _EQUALS)
+    return Chain(tuple(map(strip_group, members)), tuple(sign != "=" for sign in signs))
 
 
 def is_name(member: str) -> bool:
