@@ -5,7 +5,8 @@
 
 ``executed`` counts floating-point operations with torch's FlopCounterMode, over all ranks, in scoring and training. ``ideal`` is what
 the sequences need: 6 x parameters of the decoder x real tokens, attention on real tokens (forward 2, backward 5 products), and the
-head's three products on response tokens. ``former`` is the same rollout in padded micro-batches of eight sequences, sorted by length,
+head's three products on response tokens. A group's prompt, and whatever else completions have in common at their beginning, is computed
+once, so the ratio can be below 1; ``shared_share`` is the share of the tokens that was not computed again. ``former`` is the same rollout in padded micro-batches of eight sequences, sorted by length,
 with a scoring pass before every step, by formula.
 """
 
@@ -178,7 +179,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
             return sys.maxsize
 
         def __getitem__(self, i: int) -> Prompt:
-            return Prompt(str(i), "1" * PROMPT, "1")
+            return Prompt(str(i), "".join(random.Random(i).choices("0123456789", k=PROMPT)), "1")
 
     class Scripted:
         """Completions of the drawn lengths; the place of a request is that of its prompt among this rank's."""
@@ -201,7 +202,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
             for i in range(len(requests)):
                 prompt, sample = divmod(i, args.responses)
                 n = lengths[(rank + world * prompt) * args.responses + sample]
-                out.append(Completion([3 + j % 17 for j in range(n)], [0.0] * n, "stop"))
+                tokens = random.Random((rank + world * prompt) * args.responses + sample).choices(range(3, 20), k=n)
+                out.append(Completion(tokens, [0.0] * n, "stop"))
             return out
 
         def stream(self, requests: Any, sampling: Any) -> Iterator[tuple[int, Completion]]:
@@ -219,12 +221,14 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         def close(self) -> None:
             pass
 
-    tokens = {"all": 0, "training": 0}
+    counted = {"all": 0, "training": 0, "whole": 0}
     real_score = PolicyNetwork.score
 
     def score(self: Any, pack: Any, *options: Any) -> Any:
-        tokens["all"] += len(pack.input_ids) if len(pack) and len(pack.targets) else 0
-        tokens["training"] += len(pack.input_ids) if torch.is_grad_enabled() and len(pack.targets) else 0
+        if len(pack.targets):
+            counted["all"] += len(pack.input_ids)
+            counted["training"] += len(pack.input_ids) * torch.is_grad_enabled()
+            counted["whole"] += (sum(pack.lengths) + len(pack)) * torch.is_grad_enabled()
         return real_score(self, pack, *options)
 
     PolicyNetwork.score = score  # type: ignore[method-assign]
@@ -264,8 +268,9 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         stats = rollouts[0].info.stats
         return {
             "flops": counter.get_total_flops() + kernels.flops,
-            "tokens": tokens["training"],
-            "scored_tokens": tokens["all"] - tokens["training"],
+            "tokens": counted["training"],
+            "whole_tokens": counted["whole"],
+            "scored_tokens": counted["all"] - counted["training"],
             "packs": int(stats["packs"]),
             "padding_share": stats["padding_share"],
             "collectives": dict(calls),
@@ -300,6 +305,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
         "packs": ranks[0]["packs"],
         "scored_share": sum(r["scored_tokens"] for r in ranks) / trained,
         "tokens": trained,
+        "shared_share": 1 - trained / sum(r["whole_tokens"] for r in ranks),
         "sequences": len(lengths),
         "optimizer_steps": args.steps,
         "ranks": args.ranks,

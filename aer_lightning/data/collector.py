@@ -228,14 +228,15 @@ class Collector:
             policy: whether the policy is asked; if not, the training forward measures it.
         """
         for places in packs:
-            pack = make_pack([samples[i] for i in places])
+            pack = make_pack([samples[i] for i in places], places)
+            ordered = [samples[i] for i in pack.index.tolist()]
             if policy:
                 logprob, entropy = (pack.split(t.cpu()) for t in self.policy.score(pack, temperature))
-                for i, before, nats in zip(places, logprob, entropy, strict=True):
-                    samples[i].old_logprob, samples[i].entropy = before.clone(), nats.clone()
+                for s, before, nats in zip(ordered, logprob, entropy, strict=True):
+                    s.old_logprob, s.entropy = before.clone(), nats.clone()
             if self.policy.needs_reference:
-                for i, values in zip(places, pack.split(self.policy.score_reference(pack, temperature).cpu()), strict=True):
-                    samples[i].reference_logprob = values.clone()
+                for s, values in zip(ordered, pack.split(self.policy.score_reference(pack, temperature).cpu()), strict=True):
+                    s.reference_logprob = values.clone()
 
     # -- the whole ----------------------------------------------------------------------------------------------------------------
 

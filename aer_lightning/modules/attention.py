@@ -1,6 +1,7 @@
 """Attention over a pack: each sequence of a row attends to itself alone, causally, and nothing is padded away in a mask.
 
-On a GPU in half precision that is one variable-length flash attention call. Elsewhere sequences of like length are computed side by
+Tokens that several sequences share stand in the row once. Attention sees the sequences whole: they are put together from the row and
+their results are put back. On a GPU in half precision that is one variable-length flash attention call. Elsewhere sequences of like length are computed side by
 side: right of a sequence's end stand rows that a causal product never lets it see, so the result is exact and no mask is built. A
 sliding window gets its band.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,36 +26,42 @@ class Segments:
     """Where the sequences of a row lie.
 
     Attributes:
-        lengths: tokens of each sequence, in order.
-        offsets: [b + 1] int32 on the row's device, where each begins.
-        groups: sequences computed side by side away from flash attention, with their rows: ``(longest, [n * longest] places)``.
+        lengths: [b] tokens of each sequence, S in all.
+        offsets: [b + 1] int32 on the row's device, where each begins among the S.
+        places: [S] place in the row of each token; None if that is where it lies among the S, nothing being shared.
+        first: [T] where among the S the result of each place of the row is taken from; None likewise.
+        groups: sequences computed side by side away from flash attention, with their rows: ``(n, longest, [n * longest] places)``.
         inverse: [T] where each token's result lies in the concatenated results of the groups.
     """
 
     lengths: tuple[int, ...]
     offsets: Tensor
+    places: Tensor | None = None
+    first: Tensor | None = None
     groups: list[tuple[int, int, Tensor]] = field(default_factory=list)
     inverse: Tensor | None = None
 
     @classmethod
-    def of(cls, lengths: tuple[int, ...], device: torch.device) -> Segments:
-        """Segments of a row of sequences of these lengths."""
-        starts = [0]
-        for length in lengths:
-            starts.append(starts[-1] + length)
-        offsets = torch.tensor(starts, dtype=torch.int32, device=device)
-        groups, inverse, base = [], torch.empty(starts[-1], dtype=torch.long), 0
+    def of(cls, lengths: tuple[int, ...], device: torch.device, places: Tensor | None = None, first: Tensor | None = None) -> Segments:
+        """Segments of a row of sequences of these lengths; ``places`` and ``first`` as in ``Pack``, None where nothing is shared."""
+        sizes = np.array(lengths, dtype=np.int64)
+        starts = np.concatenate((np.zeros(1, dtype=np.int64), sizes.cumsum()))
+        if places is not None and first is not None and len(first) == starts[-1]:
+            places = first = None
+        offsets = torch.from_numpy(starts.astype(np.int32)).to(device)
+        groups, inverse, base = [], np.empty(starts[-1], dtype=np.int64), 0
         for members in like_lengths(lengths):
             longest = lengths[members[0]]
-            places = torch.zeros(len(members), longest, dtype=torch.long)
-            for row, i in enumerate(members):
-                span = torch.arange(starts[i], starts[i + 1])
-                places[row, : lengths[i]] = span
-                places[row, lengths[i] :] = starts[i]  # any token: nothing before it sees it
-                inverse[span] = base + row * longest + torch.arange(lengths[i])
-            groups.append((len(members), longest, places.flatten().to(device)))
-            base += places.numel()
-        return cls(lengths, offsets, groups, inverse.to(device))
+            steps = np.arange(longest)[None]
+            real = steps < sizes[members][:, None]
+            begins = starts[members][:, None]
+            tokens = np.where(real, begins + steps, begins)  # right of the end any token will do: nothing before it sees it
+            inverse[tokens[real]] = base + np.flatnonzero(real)
+            whole = torch.from_numpy(tokens.flatten()).to(device)
+            groups.append((len(members), longest, whole if places is None else places[whole]))
+            base += tokens.size
+        results = torch.from_numpy(inverse).to(device)
+        return cls(lengths, offsets, places, first, groups, results if first is None else results[first])
 
 
 def like_lengths(lengths: tuple[int, ...]) -> list[list[int]]:
@@ -91,7 +99,7 @@ def packed_attention(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention within each segment; query ``[1, H, T, D]``, key and value ``[1, H / groups, T, D]``.
+    """Causal attention within each sequence; query ``[1, H, T, D]``, key and value ``[1, H / groups, T, D]``.
 
     Without ``segments`` each row of a batch ``[B, H, L, D]`` is one sequence, padded on the right if at all.
 
@@ -101,7 +109,8 @@ def packed_attention(
     if torch.is_autocast_enabled(query.device.type):
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    window = sliding_window if sliding_window is not None and sliding_window < query.shape[2] else None
+    longest = query.shape[2] if segments is None else max(segments.lengths)
+    window = sliding_window if sliding_window is not None and sliding_window < longest else None
     if segments is None:
         return _attend(query, key, value, scaling, window, softcap).transpose(1, 2), None
     if query.device.type == "cuda" and query.dtype in (torch.float16, torch.bfloat16) and softcap is None and query.shape[-1] <= 256:
@@ -145,6 +154,8 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, segments: Segments, scalin
     from torch.nn.attention.varlen import varlen_attn
 
     q, k, v = (t[0].transpose(0, 1).contiguous() for t in (query, key, value))  # [T, H, D]
+    if segments.places is not None:
+        q, k, v = (t.index_select(0, segments.places) for t in (q, k, v))  # [S, H, D]
     longest = max(segments.lengths)
     left = -1 if window is None else window - 1
     out: Any = varlen_attn(
@@ -159,7 +170,7 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, segments: Segments, scalin
         window_size=(left, 0),
         enable_gqa=q.shape[1] != k.shape[1],
     )
-    return out[None]
+    return (out if segments.first is None else out.index_select(0, segments.first))[None]
 
 
 def cannot_pack(model: Any) -> str | None:

@@ -59,11 +59,18 @@ class PolicyNetwork(nn.Module):
         if self.attention == "packed":
             use_packed_attention(model)
 
+    @property
+    def shares(self) -> bool:
+        """Whether what sequences have in common at their beginning is computed once: with packed attention, and never under dropout."""
+        return self.attention == "packed" and not (self.training and any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.modules()))
+
     def forward(
         self,
         input_ids: Tensor,
         position_ids: Tensor,
         lengths: tuple[int, ...],
+        places: Tensor,
+        first: Tensor,
         predicting: Tensor,
         targets: Tensor,
         temperature: float,
@@ -72,10 +79,12 @@ class PolicyNetwork(nn.Module):
         """Token statistics of the completion tokens under softmax(z / temperature) over the whole vocabulary.
 
         Args:
-            input_ids: [T] the pack's sequences, one after the other.
-            position_ids: [T] positions that start again with each.
-            lengths: [b] tokens of each sequence.
-            predicting: [N] place of the state that predicts each completion token.
+            input_ids: [T] the pack's sequences, one after the other, without what they share; see ``Pack``.
+            position_ids: [T] positions of the tokens in their sequences.
+            lengths: [b] tokens of each sequence, S in all.
+            places: [S] place in the row of every token of every sequence.
+            first: [T] where in ``places`` each place of the row is met first.
+            predicting: [N] place among the S of the state that predicts each completion token.
             targets: [N] the completion tokens.
             temperature: > 0.
             top: options of the kernel for a second entropy, over the top of the vocabulary; it takes the head's product twice.
@@ -83,7 +92,13 @@ class PolicyNetwork(nn.Module):
         Returns:
             ``logprob`` and ``entropy``, each [N] fp32 in nat, and the second entropy if ``top`` asks for it.
         """
-        hidden = self._rectangle(input_ids, lengths) if self.padded else self._row(input_ids, position_ids, lengths)  # [T, D]
+        if self.shares:
+            hidden = self._row(input_ids, position_ids, Segments.of(lengths, input_ids.device, places, first))  # [T, D]
+            predicting = places[predicting]
+        else:  # every sequence whole
+            input_ids, position_ids = input_ids[places], position_ids[places]
+            segments = Segments.of(lengths, input_ids.device)
+            hidden = self._rectangle(input_ids, lengths) if self.padded else self._row(input_ids, position_ids, segments)  # [S, D]
         head = self.model.get_output_embeddings()
         states = hidden[predicting]
         options: dict[str, Any] = {
@@ -117,16 +132,17 @@ class PolicyNetwork(nn.Module):
 
     def score(self, pack: Pack, temperature: float, top: dict[str, Any] | None = None) -> tuple[Tensor, ...]:
         """``forward`` of a pack that lies on this network's device."""
-        return self(pack.input_ids, pack.position_ids, pack.lengths, pack.predicting, pack.targets, temperature, top)
+        whole = (pack.input_ids, pack.position_ids, pack.lengths, pack.places, pack.first)
+        return self(*whole, pack.predicting, pack.targets, temperature, top)
 
-    def _row(self, input_ids: Tensor, position_ids: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    def _row(self, input_ids: Tensor, position_ids: Tensor, segments: Segments) -> Tensor:
         arguments: dict[str, Any] = {}
         if self.attention == "packed":
-            arguments["segments"] = Segments.of(lengths, input_ids.device)
+            arguments["segments"] = segments
         elif "flash" in self.attention:
-            offsets = torch.tensor([0, *lengths], dtype=torch.int32, device=input_ids.device).cumsum(0, dtype=torch.int32)
-            arguments |= {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets}
-            arguments |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}
+            longest = max(segments.lengths)
+            arguments |= {"cu_seq_lens_q": segments.offsets, "cu_seq_lens_k": segments.offsets}
+            arguments |= {"max_length_q": longest, "max_length_k": longest}
         return self.model.base_model(input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False, **arguments)[0][0]
 
     def _rectangle(self, input_ids: Tensor, lengths: tuple[int, ...]) -> Tensor:

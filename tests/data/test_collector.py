@@ -90,8 +90,8 @@ class FakePolicy:
 
     def _values(self, pack, value):
         out = []
-        for ids, tokens in zip(pack.input_ids.split(list(pack.lengths)), pack.split(pack.targets), strict=True):
-            prompt, completion = ids[: -len(tokens)].tolist(), tokens.tolist()
+        for ids, tokens in zip(pack.input_ids[pack.places].split(list(pack.lengths)), pack.split(pack.targets), strict=True):
+            prompt, completion = ids[: len(ids) + 1 - len(tokens)].tolist(), tokens.tolist()
             out += [value(prompt, completion, i) for i in range(len(completion))]
         return torch.tensor(out)
 

@@ -44,6 +44,15 @@ def model(name, seed=0):
     return getattr(transformers, f"{kind}ForCausalLM")(config(**(BASE | FAMILIES.get(name, {})))).eval()
 
 
+def shared(rows):
+    """The same lengths, with prompts and beginnings of completions in common."""
+    first, second, third, fourth, last = rows
+    third.prompt_ids, third.token_ids[:4] = first.prompt_ids + third.prompt_ids[3:], first.token_ids[:4]
+    last.prompt_ids, last.token_ids = list(second.prompt_ids), list(second.token_ids)
+    fourth.prompt_ids = first.prompt_ids[:2]
+    return rows
+
+
 def gradients(net, packs):
     net.zero_grad()
     results = [net.score(make_pack(pack), 1.0) for pack in packs]
@@ -52,9 +61,10 @@ def gradients(net, packs):
     return logprob.detach(), entropy.detach(), torch.cat([p.grad.flatten() for p in net.parameters()])
 
 
+@pytest.mark.parametrize("arrange", [list, shared])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_packed_padded_and_one_by_one_agree(name):
-    rows = samples(LENGTHS, 60)
+def test_packed_padded_and_one_by_one_agree(name, arrange):
+    rows = arrange(samples(LENGTHS, 60))
     expected = reference(model(name).double(), rows)
     packed = PolicyNetwork(model(name))
     assert not packed.padded and packed.notice is None
@@ -72,6 +82,18 @@ def test_packed_padded_and_one_by_one_agree(name):
     for way, (lp, h, g) in results.items():
         assert (lp - logprob).abs().max() < 2e-6 and (h - entropy).abs().max() < 2e-6, way
         assert (g - gradient).norm() / gradient.norm() < 1e-6, way
+
+
+def test_what_is_shared_is_computed_once_and_under_dropout_apart(monkeypatch):
+    net = PolicyNetwork(model("Qwen3"))
+    seen = []
+    monkeypatch.setattr(net, "_row", lambda ids, *a: (seen.append(len(ids)), PolicyNetwork._row(net, ids, *a))[1])
+    pack = make_pack(shared(samples(LENGTHS, 60)))
+    values = [net.score(pack, 1.0)[0]]
+    net.model.dropout = torch.nn.Dropout(0.1)  # never called
+    values += [net.eval().score(pack, 1.0)[0], net.train().score(pack, 1.0)[0]]
+    assert seen[0] == seen[1] < seen[2] == sum(pack.lengths) == 11 + 5 + 15 + 2 + 5
+    assert torch.allclose(values[0], values[2], atol=1e-6) and torch.equal(values[0], values[1])
 
 
 def test_no_mask_is_ever_built(monkeypatch):
