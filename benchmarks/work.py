@@ -4,9 +4,10 @@
                               [--steps 1] [--tokens 16384] [--ranks 1] [--quick]
 
 ``executed`` counts floating-point operations with torch's FlopCounterMode, over all ranks, in scoring and training. ``ideal`` is what
-the sequences need: 6 x parameters of the decoder x real tokens, attention on real tokens (forward 2, backward 5 products), and the
-head's three products on response tokens. A group's prompt, and whatever else completions have in common at their beginning, is computed
-once, so the ratio can be below 1; ``shared_share`` is the share of the tokens that was not computed again. ``former`` is the same rollout in padded micro-batches of eight sequences, sorted by length,
+the rows need: 6 x parameters of the decoder x their tokens, attention on whole sequences (forward 2, backward 5 products), and the head's
+three products on response tokens. ``shared_share`` is the share of the sequences' tokens that no row holds a second time (a group's
+prompt, and what else completions of a pack have in common at their beginning) or needs at all (the last); it is saved beside the ratio.
+``former`` is the same rollout in padded micro-batches of eight sequences, sorted by length,
 with a scoring pass before every step, by formula.
 """
 
@@ -77,12 +78,19 @@ def decoder_parameters() -> int:
     return LAYERS * (2 * HIDDEN * HIDDEN + 2 * HIDDEN * kv + 3 * HIDDEN * 3 * HIDDEN)
 
 
-def ideal_flops(lengths: list[int], steps_scored: int = 0) -> float:
-    """Operations that sequences of these response lengths need, trained once and scored ``steps_scored`` times."""
-    head, n = HIDDEN * VOCABULARY, decoder_parameters()
-    train = sum(6 * n * (PROMPT + r) + 14 * (PROMPT + r) ** 2 * HIDDEN * LAYERS + 6 * head * r for r in lengths)
-    score = sum(2 * n * (PROMPT + r) + 4 * (PROMPT + r) ** 2 * HIDDEN * LAYERS + 2 * head * r for r in lengths)
-    return float(train + steps_scored * score)
+def ideal_flops(lengths: list[int], scored: bool = False, rows: tuple[int, int] | None = None) -> float:
+    """Operations that sequences of these response lengths need.
+
+    Args:
+        lengths: response tokens of each.
+        scored: whether a scoring pass goes before the training.
+        rows: tokens that the rows of training and of scoring hold; those of all sequences if left out.
+    """
+    head, n, whole = HIDDEN * VOCABULARY, decoder_parameters(), sum(PROMPT + r for r in lengths)
+    trained, once = rows or (whole, whole)
+    pairs = sum((PROMPT + r) ** 2 * HIDDEN * LAYERS for r in lengths)
+    train = 6 * n * trained + 14 * pairs + 6 * head * sum(lengths)
+    return float(train + scored * (2 * n * once + 4 * pairs + 2 * head * sum(lengths)))
 
 
 def former_flops(lengths: list[int], micro: int = 8) -> float:
@@ -92,7 +100,7 @@ def former_flops(lengths: list[int], micro: int = 8) -> float:
         batch = ordered[start : start + micro]
         padded = [batch[-1]] * len(batch)
         real = 8 * HIDDEN * VOCABULARY * sum(batch) + 2 * HIDDEN * VOCABULARY * sum(batch)
-        total += ideal_flops(padded, 1) - 8 * HIDDEN * VOCABULARY * sum(padded) + real
+        total += ideal_flops(padded, True) - 8 * HIDDEN * VOCABULARY * sum(padded) + real
     return total
 
 
@@ -221,14 +229,14 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         def close(self) -> None:
             pass
 
-    counted = {"all": 0, "training": 0, "whole": 0}
+    counted: Counter[str] = Counter()
     real_score = PolicyNetwork.score
 
     def score(self: Any, pack: Any, *options: Any) -> Any:
         if len(pack.targets):
             counted["all"] += len(pack.input_ids)
             counted["training"] += len(pack.input_ids) * torch.is_grad_enabled()
-            counted["whole"] += (sum(pack.lengths) + len(pack)) * torch.is_grad_enabled()
+            counted["whole training" if torch.is_grad_enabled() else "whole scoring"] += sum(pack.lengths) + len(pack)
         return real_score(self, pack, *options)
 
     PolicyNetwork.score = score  # type: ignore[method-assign]
@@ -269,7 +277,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         return {
             "flops": counter.get_total_flops() + kernels.flops,
             "tokens": counted["training"],
-            "whole_tokens": counted["whole"],
+            "whole_tokens": counted["whole training"],
+            "whole_scored": counted["whole scoring"],
             "scored_tokens": counted["all"] - counted["training"],
             "packs": int(stats["packs"]),
             "padding_share": stats["padding_share"],
@@ -295,17 +304,18 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
     """The figures of the page."""
     lengths = draw_lengths(args)
     ranks = list(gathered(args))
-    executed, ideal = sum(r["flops"] for r in ranks), ideal_flops(lengths)
-    trained = sum(r["tokens"] for r in ranks)
+    names = ("tokens", "scored_tokens", "whole_tokens", "whole_scored")
+    trained, scored, whole, whole_scored = (sum(r[name] for r in ranks) for name in names)
+    executed, ideal = sum(r["flops"] for r in ranks), ideal_flops(lengths, rows=(trained, scored))
     return {
         "executed": executed,
         "ideal": ideal,
         "ratio": executed / ideal,
         "padding_share": ranks[0]["padding_share"],
         "packs": ranks[0]["packs"],
-        "scored_share": sum(r["scored_tokens"] for r in ranks) / trained,
+        "scored_share": whole_scored / whole,
         "tokens": trained,
-        "shared_share": 1 - trained / sum(r["whole_tokens"] for r in ranks),
+        "shared_share": 1 - trained / whole,
         "sequences": len(lengths),
         "optimizer_steps": args.steps,
         "ranks": args.ranks,

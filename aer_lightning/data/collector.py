@@ -24,6 +24,7 @@ from aer_lightning.errors import StaleWeightsError
 from aer_lightning.rollout import Outcome, Pack, Rollout, RolloutInfo, Sample, Sizes, deal, make_pack, measure, padding_share, plan_packs
 
 Group = list[Sample]
+Shares = list[list[list[Any]]]  # something of each sequence, [steps][ranks][sequences]
 CHECKED = 8  # of so many weights one is read back from the engine at a sync, another at the next
 
 
@@ -255,13 +256,13 @@ class Collector:
         self._check_verdicts([s for group in groups for s in group])
         stats = group_figures(groups, device) | outcome_rates([s for group in groups for s in group], device) | extra
         stats |= part_means([s for group in groups for s in group], getattr(stream.verifier, "reward_names", ()), device)
-        steps, lengths = self._deal(groups, sizes, rank)
-        packs = [plan_packs(step, sizes.tokens, self.policy.padded) for step in lengths]
+        steps, lengths, prompts = self._deal(groups, sizes, rank)
+        packs = [plan_packs(step, sizes.tokens, self.policy.padded, of) for step, of in zip(lengths, prompts, strict=True)]
         samples = [s for step in steps for s in step]
         scored = self.scoring_pass == "always" or sizes.steps > 1 or self.policy.needs_scoring
         if scored or self.policy.needs_reference:
-            whole = [[n for step in lengths for n in step[r]] for r in range(sizes.world_size)]
-            self.score(samples, sampling.temperature, plan_packs(whole, self.scoring_tokens, self.policy.padded)[rank], policy=scored)
+            whole, of = ([[n for step in each for n in step[r]] for r in range(sizes.world_size)] for each in (lengths, prompts))
+            self.score(samples, sampling.temperature, plan_packs(whole, self.scoring_tokens, self.policy.padded, of)[rank], policy=scored)
         num_tokens = int(sum_over_ranks([float(sum(len(s.token_ids) for s in samples))], device)[0])
         info = RolloutInfo(
             index,
@@ -343,21 +344,24 @@ class Collector:
                 chosen.append(group)
         return chosen, extra
 
-    def _deal(self, groups: list[Group], sizes: Sizes, rank: int) -> tuple[list[list[Sample]], list[list[list[int]]]]:
-        """This rank's samples of every optimizer step, and of every step the lengths of each rank's."""
+    def _deal(self, groups: list[Group], sizes: Sizes, rank: int) -> tuple[list[list[Sample]], Shares, Shares]:
+        """This rank's samples of every optimizer step; of every step the lengths of each rank's, and their prompts: group and tokens."""
         world, per_step = sizes.world_size, sizes.sequences // sizes.steps
         mine = {s.sequence: s for group in groups for s in group}
-        lengths = {i: n for share in gather_objects({i: len(s) for i, s in mine.items()}) for i, n in share.items()}
-        owners: list[list[list[int]]] = []
+        facts = {i: (len(s), (i // sizes.responses, len(s.prompt_ids))) for i, s in mine.items()}
+        facts = {i: fact for share in gather_objects(facts) for i, fact in share.items()}
+        lengths, prompts = {i: fact[0] for i, fact in facts.items()}, {i: fact[1] for i, fact in facts.items()}
+        owners = []
         for j in range(sizes.steps):
             places = range(j * per_step, (j + 1) * per_step)
             owners.append([[places[i] for i in share] for share in deal([lengths[i] for i in places], world)])
         outgoing = [[mine[i] for step in owners for i in step[r] if i in mine] for r in range(world)]
         received = {s.sequence: s for s in exchange(outgoing)}
         steps = [[received[i] for i in step[rank]] for step in owners]
-        return steps, [[[lengths[i] for i in share] for share in step] for step in owners]
+        tokens = [[[lengths[i] for i in share] for share in step] for step in owners]
+        return steps, tokens, [[[prompts[i] for i in share] for share in step] for step in owners]
 
-    def _padding(self, lengths: list[list[list[int]]], packs: list[list[list[list[int]]]]) -> float:
+    def _padding(self, lengths: Shares, packs: list[list[list[list[int]]]]) -> float:
         """Share of the tokens of all ranks' training passes that are padding."""
         real, computed = 0.0, 0.0
         for n, p in ((n, p) for step in zip(lengths, packs, strict=True) for n, p in zip(*step, strict=True)):

@@ -1,9 +1,9 @@
 """Attention over a pack: each sequence of a row attends to itself alone, causally, and nothing is padded away in a mask.
 
 Tokens that several sequences share stand in the row once. Attention sees the sequences whole: they are put together from the row and
-their results are put back. On a GPU in half precision that is one variable-length flash attention call. Elsewhere sequences of like length are computed side by
-side: right of a sequence's end stand rows that a causal product never lets it see, so the result is exact and no mask is built. A
-sliding window gets its band.
+their results are put back. On a GPU in half precision that is one variable-length flash attention call. Elsewhere sequences of like length
+are computed side by side: right of a sequence's end stand rows that a causal product never lets it see, so the result is exact and no mask
+is built. A sliding window gets its band.
 """
 
 from __future__ import annotations

@@ -69,12 +69,12 @@ class PolicyNetwork(nn.Module):
         input_ids: Tensor,
         position_ids: Tensor,
         lengths: tuple[int, ...],
-        places: Tensor,
-        first: Tensor,
         predicting: Tensor,
         targets: Tensor,
         temperature: float,
         top: dict[str, Any] | None = None,
+        places: Tensor | None = None,
+        first: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Token statistics of the completion tokens under softmax(z / temperature) over the whole vocabulary.
 
@@ -82,23 +82,24 @@ class PolicyNetwork(nn.Module):
             input_ids: [T] the pack's sequences, one after the other, without what they share; see ``Pack``.
             position_ids: [T] positions of the tokens in their sequences.
             lengths: [b] tokens of each sequence, S in all.
-            places: [S] place in the row of every token of every sequence.
-            first: [T] where in ``places`` each place of the row is met first.
             predicting: [N] place among the S of the state that predicts each completion token.
             targets: [N] the completion tokens.
             temperature: > 0.
             top: options of the kernel for a second entropy, over the top of the vocabulary; it takes the head's product twice.
+            places: [S] place in the row of every token of every sequence; None where nothing is shared.
+            first: [T] where in ``places`` each place of the row is met first.
 
         Returns:
             ``logprob`` and ``entropy``, each [N] fp32 in nat, and the second entropy if ``top`` asks for it.
         """
-        if self.shares:
-            hidden = self._row(input_ids, position_ids, Segments.of(lengths, input_ids.device, places, first))  # [T, D]
+        if places is not None and self.shares:
+            segments = Segments.of(lengths, input_ids.device, places, first)
             predicting = places[predicting]
         else:  # every sequence whole
-            input_ids, position_ids = input_ids[places], position_ids[places]
             segments = Segments.of(lengths, input_ids.device)
-            hidden = self._rectangle(input_ids, lengths) if self.padded else self._row(input_ids, position_ids, segments)  # [S, D]
+            if places is not None:
+                input_ids, position_ids = input_ids[places], position_ids[places]
+        hidden = self._rectangle(input_ids, lengths) if self.padded else self._row(input_ids, position_ids, segments)  # [T, D]
         head = self.model.get_output_embeddings()
         states = hidden[predicting]
         options: dict[str, Any] = {
@@ -132,8 +133,8 @@ class PolicyNetwork(nn.Module):
 
     def score(self, pack: Pack, temperature: float, top: dict[str, Any] | None = None) -> tuple[Tensor, ...]:
         """``forward`` of a pack that lies on this network's device."""
-        whole = (pack.input_ids, pack.position_ids, pack.lengths, pack.places, pack.first)
-        return self(*whole, pack.predicting, pack.targets, temperature, top)
+        row = pack.input_ids, pack.position_ids, pack.lengths, pack.predicting, pack.targets
+        return self(*row, temperature, top, pack.places, pack.first)
 
     def _row(self, input_ids: Tensor, position_ids: Tensor, segments: Segments) -> Tensor:
         arguments: dict[str, Any] = {}

@@ -19,7 +19,7 @@ from aer_lightning.rollout.sample import Sample
 
 @dataclass(frozen=True)
 class Pack:
-    """Sequences computed together: b sequences of S tokens, T of them different, in one row; N completion tokens, at most R in one completion.
+    """Sequences computed together: b of S tokens, T of them different, in one row; N completion tokens, at most R in one completion.
 
     Per-token tensors of the loss are ``[b, R]``, aligned with the completion's first token and padded on the right with 0.
 

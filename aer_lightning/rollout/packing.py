@@ -6,7 +6,10 @@ because each is a forward and a backward pass in which sharded ranks wait for on
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+
+PACK_COST = 1 / 16  # of a full pack: what a pass costs beside its tokens, such as gathering sharded weights
 
 
 def deal(lengths: Sequence[int], ranks: int) -> list[list[int]]:
@@ -101,26 +104,60 @@ def cut(lengths: Sequence[int], budget: int, count: int, padded: bool = False) -
     return packs
 
 
-def plan_packs(lengths: Sequence[Sequence[int]], budget: int, padded: bool = False) -> list[list[list[int]]]:
+def plan_packs(
+    lengths: Sequence[Sequence[int]], budget: int, padded: bool = False, prompts: Sequence[Sequence[tuple[int, int]]] | None = None
+) -> list[list[list[int]]]:
     """The packs of every rank, the same number on each: as many as the rank that needs the most.
 
-    Every rank computes the same answer from the lengths of all, so no rank has to ask another.
+    Sequences of a group are kept together, whole or in halves, quarters, ..., as far as that computes the fewest tokens: those of a pack
+    share their prompt. Every rank computes the same answer from the lengths of all, so no rank has to ask another.
 
     Args:
         lengths: for each rank, tokens of each of its sequences.
-        budget: bound on the tokens of a pack.
-        padded: whether packs are computed as padded rectangles.
+        budget: bound on the tokens of a pack, shared ones counted with each sequence.
+        padded: whether packs are computed as padded rectangles, in which nothing is shared.
+        prompts: for each rank, of each of its sequences the group and the tokens of its prompt; nothing is known to be shared if left out.
 
     Returns:
         ``[ranks][packs][sequences of the pack]``, places within the rank's share.
 
-    Example (rank 0 needs two packs, so rank 1 makes two):
+    Example (rank 0 needs two packs, so rank 1 makes two; then two groups with a prompt of 3 that stay together):
         >>> plan_packs([[6, 6], [4, 3, 3]], budget=10)
         [[[0], [1]], [[0], [1, 2]]]
+        >>> plan_packs([[6, 5, 4, 4]], budget=10, prompts=[[(0, 3), (1, 3), (0, 3), (1, 3)]])
+        [[[0, 2], [1, 3]]]
     """
-    fit = rectangles if padded else first_fit
-    count = max(1, max((len(fit(share, budget)) for share in lengths), default=1))
-    return [cut(share, budget, count, padded) for share in lengths]
+    if padded or prompts is None:
+        fit = rectangles if padded else first_fit
+        count = max(1, max((len(fit(share, budget)) for share in lengths), default=1))
+        return [cut(share, budget, count, padded) for share in lengths]
+    size = max((count for share in prompts for count in Counter(group for group, _ in share).values()), default=1)
+    found = []
+    while size:
+        units = [_units(share, size) for share in prompts]
+        sums = [[sum(share[i] for i in unit) for unit in of] for share, of in zip(lengths, units, strict=True)]
+        if size == 1 or max(map(max, filter(None, sums)), default=0) <= budget:
+            packs = [
+                [sorted(i for u in pack for i in of[u]) for pack in packed]
+                for of, packed in zip(units, plan_packs(sums, budget), strict=True)
+            ]
+            computed = sum(_computed(n, p, of) for n, of, packed in zip(lengths, prompts, packs, strict=True) for p in packed)
+            found.append((computed + len(packs) * len(packs[0]) * budget * PACK_COST, size, packs))
+        size //= 2
+    return min(found)[2]
+
+
+def _units(prompts: Sequence[tuple[int, int]], size: int) -> list[list[int]]:
+    """The places of each group, in pieces of at most ``size``."""
+    members: dict[int, list[int]] = {}
+    for i, (group, _) in enumerate(prompts):
+        members.setdefault(group, []).append(i)
+    return [own[start : start + size] for own in members.values() for start in range(0, len(own), size)]
+
+
+def _computed(lengths: Sequence[int], pack: Sequence[int], prompts: Sequence[tuple[int, int]]) -> int:
+    """Tokens of a pack's row."""
+    return sum(lengths[i] - prompts[i][1] for i in pack) + sum(dict(prompts[i] for i in pack).values())
 
 
 def padding_share(lengths: Sequence[int], packs: Sequence[Sequence[int]], padded: bool = False) -> float:

@@ -9,7 +9,9 @@ from tests.rollout.test_rollout import sample
 
 def test_values_are_aligned_with_their_tokens():
     pack = make_pack([sample([1, 2], [3, 4, 5]), sample([1], [6])], [4, 2])
-    assert pack.input_ids.tolist() == [1, 2, 3, 4] and pack.position_ids.tolist() == [0, 1, 2, 3], "1 is shared, last tokens predict nothing"
+    assert pack.input_ids.tolist() == [1, 2, 3, 4] and pack.position_ids.tolist() == [0, 1, 2, 3], (
+        "1 is shared, last tokens predict nothing"
+    )
     assert pack.lengths == (4, 1) and len(pack) == 2
     assert pack.input_ids[pack.places[pack.predicting]].tolist() == [2, 3, 4, 1] and pack.targets.tolist() == [3, 4, 5, 6]
     assert pack.old_logprob.tolist() == [[2, 4, 6], [2, 0, 0]] and pack.reference_logprob is None
@@ -53,4 +55,7 @@ def test_a_sample_that_is_not_scored_leaves_the_column_out():
 
 def test_a_pack_of_nothing_counts_nowhere():
     pack = make_pack([])
-    assert len(pack.input_ids) == len(pack.places) == len(pack.first) == 2 and pack.targets.numel() == pack.mask.numel() == pack.index.numel() == 0
+    assert (
+        len(pack.input_ids) == len(pack.places) == len(pack.first) == 2
+        and pack.targets.numel() == pack.mask.numel() == pack.index.numel() == 0
+    )

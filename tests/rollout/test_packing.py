@@ -59,3 +59,24 @@ def test_long_tailed_lengths_balance_and_do_not_pad(seed):
     assert all(padding_share([lengths[i] for i in share], plan) == 0 for share, plan in zip(shares, plans, strict=True))
     padded = plan_packs([[lengths[i] for i in share] for share in shares], 16384, padded=True)
     assert padding_share([lengths[i] for i in shares[0]], padded[0], padded=True) < 0.35, "what models that must be padded lose"
+
+
+def test_groups_stay_together_where_that_computes_less():
+    prompts = [(g, 8) for _ in range(3) for g in range(4)]
+    (packs,) = plan_packs([[10] * 12], 60, prompts=[prompts])
+    assert [len({prompts[i][0] for i in pack}) for pack in packs] == [2, 2]
+    halves = plan_packs([[10] * 8], 20, prompts=[[(0, 9)] * 4 + [(1, 9)] * 4])
+    assert sorted(halves[0]) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    lengths = [10, 10, 9, 2, 2, 2]  # two packs of singles, or a third for a group that is hardly worth it
+    assert len(plan_packs([lengths], 20, prompts=[[(0, 1), (1, 1), (0, 1), (1, 1), (0, 1), (1, 1)]])[0]) == 2
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 20)), max_size=12), min_size=1, max_size=3))
+def test_packs_of_groups_are_exact_within_the_budget_and_equally_many(ranks):
+    lengths = [[n + 7 for _, n in share] for share in ranks]
+    prompts = [[(group, 7) for group, _ in share] for share in ranks]
+    packs = plan_packs(lengths, 40, prompts=prompts)
+    assert len({len(of) for of in packs}) == 1
+    for share, of in zip(lengths, packs, strict=True):
+        assert sorted(i for pack in of for i in pack) == list(range(len(share)))
+        assert all(sum(share[i] for i in pack) <= 40 for pack in of)
