@@ -19,11 +19,10 @@ help:
 fit: venv
 	$(BIN)/python -m aer_lightning fit -c configs/aer.yaml $(ARGS)
 
-# A file stays in one of JOBS processes. What fails there is tried once more in a process of its own, because thousands of tests that share
-# two processes have been seen to disturb one another; it counts as failed if it fails alone too.
+# A file stays in one of JOBS processes.
 JOBS ?= 2
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS) || $(BIN)/python -m pytest --last-failed --last-failed-no-failures none $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-fast: venv
 	$(BIN)/python -m pytest -m "not vllm and not slow" $(ARGS)
