@@ -1,11 +1,12 @@
-"""Two ranks whose completions have very unequal lengths train a few steps; prints each rank's collectives and the weights' sum.
+"""Two ranks whose completions have very unequal lengths train a few steps; each writes its collectives and the weights' sum to a file of its own.
 
-Run by torchrun with the model's folder, the strategy and ``each_pack`` or ``last_pack``.
+Run by torchrun with the model's folder, the strategy, ``each_pack`` or ``last_pack``, and the folder of the files.
 """
 
 import json
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import ClassVar
 
 import lightning.pytorch as pl
@@ -31,7 +32,7 @@ class Unequal(TransformersEngine):
         ]
 
 
-def main(model, strategy, reduce_gradients):
+def main(model, strategy, reduce_gradients, folder):
     counts = Counter()
     for name in ("all_reduce", "all_gather_object", "all_to_all_single", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast"):
         real = getattr(dist, name)
@@ -76,7 +77,9 @@ def main(model, strategy, reduce_gradients):
     total = sum(float(t.double().abs().sum()) for _, t in module.full_weights())
     tokens = sum(len(s) for s in data.last_samples)
     row = {"rank": trainer.global_rank, "counts": dict(counts), "packs": signal.packs, "weights": total, "tokens": tokens}
-    print("RESULT " + json.dumps(row), flush=True)
+    (Path(folder) / f"{trainer.global_rank}.json").write_text(json.dumps(row))
+    dist.barrier()  # neither leaves while the other still needs it
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
