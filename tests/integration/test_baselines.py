@@ -250,7 +250,7 @@ def test_without_an_anchor_the_target_is_a_constant(fit):
     assert run.column("aer/target_entropy") == pytest.approx([0.2, 0.2])
     # Far above that target alpha falls by ki times the relative error.
     first = run.rows[0]
-    assert run.rows[1]["aer/alpha"] == pytest.approx(max(-0.2, first["aer/alpha"] + 0.04 * (0.2 - first["rollout/entropy"]) / 0.2))
+    assert run.rows[1]["aer/alpha"] == pytest.approx(max(-0.2, first["aer/alpha"] + 0.03 * (0.2 - first["rollout/entropy"]) / 0.2))
 
 
 def test_without_a_controller_the_coefficient_is_constant_times_difficulty(fit):

@@ -1,4 +1,4 @@
-"""Two ranks whose completions have very unequal lengths train a few steps; each writes its collectives and the weights' sum to a file of its own.
+"""Two ranks whose completions have very unequal lengths train a few steps; each writes what it counted, and the weights' sum, to its file.
 
 Run by torchrun with the model's folder, the strategy, ``each_pack`` or ``last_pack``, and the folder of the files.
 """
