@@ -172,9 +172,14 @@ def run_dir(chosen: str | None, name: str) -> Path:
     """
     if process_rank() != 0 and cluster() is None and RUN_DIR_VARIABLE in os.environ:
         return Path(os.environ[RUN_DIR_VARIABLE])
-    path = Path(agree("run_dir", lambda: str(free_folder(chosen, name))))
-    os.environ[RUN_DIR_VARIABLE] = str(path.absolute())
-    return path
+    own: list[Path] = []  # as it was given, for what rank zero prints
+
+    def decide() -> str:
+        own.append(free_folder(chosen, name))
+        return str(own[0].absolute())
+
+    os.environ[RUN_DIR_VARIABLE] = path = agree("run_dir", decide)
+    return own[0] if own else Path(path)
 
 
 def free_folder(chosen: str | None, name: str) -> Path:

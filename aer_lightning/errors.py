@@ -20,6 +20,10 @@ class EngineError(UserError):
     """The engine has ended, or did not answer in time."""
 
 
+class EngineLost(EngineError):
+    """The same, of an engine that may be started again by its ``restart``."""
+
+
 class StaleWeightsError(UserError):
     """The engine's log-probabilities are not those of the current policy."""
 

@@ -45,7 +45,7 @@ def cluster() -> ClusterEnvironment | None:
 
 
 def agree(key: str, decide: Callable[[], str], timeout: float = 300.0) -> str:
-    """The path that rank zero decides on, on every process of the run; absolute on the others.
+    """What rank zero decides on, on every process of the run.
 
     Args:
         key: names the decision.
@@ -92,5 +92,5 @@ def agree(key: str, decide: Callable[[], str], timeout: float = 300.0) -> str:
         while store.add(f"{key}/read", 0) < others and time.monotonic() < deadline:  # they read it from this process
             time.sleep(0.05)
         raise
-    store.set(key, json.dumps({"value": os.path.abspath(value)}))
+    store.set(key, json.dumps({"value": value}))
     return value

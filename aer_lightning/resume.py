@@ -47,9 +47,9 @@ def run_folder_of(run_dir: str | None, name: str) -> Path | None:
     return found[-1] if found else None
 
 
-def choose(folder: Path, say: Callable[[str], None], contents: bool = True) -> tuple[Path, dict[str, Any]] | None:
+def choose(folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
     """The newest whole checkpoint of a run and its manifest, None if there is none to go on from."""
-    return newest(folder / FOLDER, contents, lambda problem: say(f"passed over: {problem}"))
+    return newest(folder / FOLDER, say=lambda problem: say(f"passed over: {problem}"))
 
 
 def completion(step: int, max_epochs: int | None, max_steps: int) -> dict[str, int | None]:

@@ -16,6 +16,7 @@ from aer_lightning.checkpoints import logs
 from aer_lightning.checkpoints.folder import read_manifest
 from aer_lightning.checkpoints.restore import check_path, is_checkpoint_folder
 from aer_lightning.errors import ConfigError
+from aer_lightning.launch import agree, cluster
 from aer_lightning.resume import STACK, check_changes, check_run_folder, choose, configuration, is_complete, run_folder_of
 
 RESUMED_VARIABLE = "AER_LIGHTNING_RESUMED"  # folder and checkpoint that rank zero chose, for the ranks that it starts
@@ -103,23 +104,27 @@ def find(subcommand: str, config: Any, rank: int) -> Resumption:
 
 
 def _choose(found: Resumption, config: Any, rank: int) -> None:
-    if rank != 0 and RESUMED_VARIABLE in os.environ:
-        folder, checkpoint = os.environ[RESUMED_VARIABLE].split(os.pathsep)
-        found.folder, found.checkpoint = (Path(p) if p else None for p in (folder, checkpoint))
+    """Rank zero chooses, because a checkpoint may appear or go while the ranks look one after the other."""
+    if rank != 0 and cluster() is None and RESUMED_VARIABLE in os.environ:
+        chosen = os.environ[RESUMED_VARIABLE]
     else:
-        found.folder = run_folder_of(config["trainer"]["default_root_dir"] or config["run_dir"], config["name"])
-        say = _say if rank == 0 else (lambda _: None)
-        if found.folder is not None and (chosen := choose(found.folder, say, contents=rank == 0)):
-            found.checkpoint = chosen[0]
-            say(f"going on from {found.checkpoint}")
-        elif found.folder is not None:
-            check_run_folder(found.folder)
-            if rank == 0:
-                logs.start_over(found.folder)
-        os.environ[RESUMED_VARIABLE] = os.pathsep.join(str(p.absolute()) if p else "" for p in (found.folder, found.checkpoint))
+        chosen = os.environ[RESUMED_VARIABLE] = agree("resume", lambda: _choice(config))
+    found.folder, found.checkpoint = (Path(p) if p else None for p in chosen.split(os.pathsep))
     if found.checkpoint is not None:
         _compare(found, found.checkpoint, manifest := read_manifest(found.checkpoint), rank)
         found.step = manifest["step"]
+
+
+def _choice(config: Any) -> str:
+    """Folder and checkpoint to go on from, absolute, each empty where there is none; what an unfinished start left goes."""
+    folder, checkpoint = run_folder_of(config["trainer"]["default_root_dir"] or config["run_dir"], config["name"]), None
+    if folder is not None and (chosen := choose(folder, _say)):
+        checkpoint = chosen[0]
+        _say(f"going on from {checkpoint}")
+    elif folder is not None:
+        check_run_folder(folder)
+        logs.start_over(folder)
+    return os.pathsep.join(str(path.absolute()) if path else "" for path in (folder, checkpoint))
 
 
 def _compare(found: Resumption, checkpoint: Path, manifest: dict[str, Any], rank: int = 0) -> None:

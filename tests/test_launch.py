@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from aer_lightning.checkpoints.folder import begin, commit
+
 CODE = """
 import os, sys
 from aer_lightning.cli import run_dir
@@ -26,16 +28,20 @@ def free_port():
         return s.getsockname()[1]
 
 
-def launched(tmp_path, environments, *arguments):
-    """The output of one process for each environment, all at once."""
+def launched(tmp_path, environments, *arguments, program=CODE):
+    """The output of one process for each environment, all at once; its rank stands for ``{}`` in the arguments."""
     code = tmp_path / "code.py"
-    code.write_text(CODE)
+    code.write_text(program)
     path = os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])])
     processes = [
         subprocess.Popen(
-            [sys.executable, str(code), *arguments], env=os.environ | {"PYTHONPATH": path} | e, cwd=tmp_path, stdout=-1, text=True
+            [sys.executable, str(code), *(a.format(rank) for a in arguments)],
+            env=os.environ | {"PYTHONPATH": path} | e,
+            cwd=tmp_path,
+            stdout=-1,
+            text=True,
         )
-        for e in environments
+        for rank, e in enumerate(environments)
     ]
     return [p.communicate(timeout=120)[0].strip() for p in processes]
 
@@ -76,3 +82,39 @@ def test_one_process_asks_nobody(monkeypatch):
     assert cluster() is None and process_rank() == 0 and agree("x", lambda: "here") == "here"
     monkeypatch.setenv("NODE_RANK", "3")
     assert process_rank() == 3
+
+
+RESUME = """
+import sys
+from jsonargparse import Namespace
+from aer_lightning import resume_options
+from aer_lightning.errors import ConfigError
+from aer_lightning.launch import process_rank
+resume_options.configuration = lambda config: {}
+trainer, none = Namespace(default_root_dir=None), dict.fromkeys(["ckpt_path", "allow_changes"])
+config = Namespace(trainer=trainer, run_dir=sys.argv[1], name="x", resume="auto", **none)
+try:
+    found = resume_options.find("fit", config, process_rank())
+    print(found.folder, found.checkpoint, found.step)
+except ConfigError as error:
+    print("error:", error)
+"""
+
+
+def torchrun(port):
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "GROUP_WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "none"}
+    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False"}
+    common |= {"TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_MAX_RESTARTS": "0", "ROLE_RANK": "0", "ROLE_WORLD_SIZE": "2"}
+    return [common | {"RANK": str(i), "LOCAL_RANK": str(i)} for i in range(2)]
+
+
+@pytest.mark.parametrize("launcher", [torchrun, slurm])
+def test_all_ranks_go_on_from_the_checkpoint_of_rank_zero(tmp_path, launcher):
+    """The second rank would find a newer one, as if it had appeared after rank zero had looked."""
+    for rank, steps in enumerate([(1,), (1, 2)]):
+        for step in steps:
+            partial = begin(tmp_path / f"run{rank}" / "checkpoints", step)
+            commit(partial, {}, {"step": step, "configuration": {}})
+    first, second = launched(tmp_path, launcher(free_port()), "run{}", program=RESUME)
+    run = tmp_path / "run0"
+    assert first == second == f"{run} {run / 'checkpoints' / 'step-00000001.ckpt'} 1"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -12,35 +12,19 @@ from torch import Tensor
 
 from aer_lightning.data.credit import assign_advantages, covariance_statistics, denominators
 from aer_lightning.data.engines.base import Completion, Engine, GenerationRequest, SamplingParams
-from aer_lightning.data.engines.checksum import checksum, compare_checksums
 from aer_lightning.data.figures import group_figures, outcome_rates, part_means, tokens_by_correct
-from aer_lightning.data.grading import completions_as_they_end, generate_and_grade
+from aer_lightning.data.grading import generate_and_grade
 from aer_lightning.data.rewards import Grade, OutcomeLimits, Verifier
 from aer_lightning.data.seeds import sample_seed
 from aer_lightning.data.shaping import Shaping
 from aer_lightning.data.stream import Encoded, PromptStream
+from aer_lightning.data.turns import EngineTurns, Memory
 from aer_lightning.distributed import exchange, gather_objects, sum_over_ranks
 from aer_lightning.errors import StaleWeightsError
 from aer_lightning.rollout import Outcome, Pack, Rollout, RolloutInfo, Sample, Sizes, deal, make_pack, measure, padding_share, plan_packs
 
 Group = list[Sample]
 Shares = list[list[list[Any]]]  # something of each sequence, [steps][ranks][sequences]
-CHECKED = 8  # of so many weights one is read back from the engine at a sync, another at the next
-
-
-class Memory(Protocol):
-    """Who holds the accelerator's memory when; see ``aer_lightning.modules.memory``."""
-
-    generating: bool
-
-    def make_room(self) -> None:
-        """Before the engine takes new weights."""
-
-    def hand_over(self) -> None:
-        """Before the engine generates."""
-
-    def take_back(self) -> None:
-        """After the engine has gone to sleep."""
 
 
 class Policy(Protocol):
@@ -96,55 +80,15 @@ class Collector:
         scoring_tokens: int = 65536,
     ) -> None:
         self.engine, self.policy, self.tokenizer = engine, policy, tokenizer
-        self.run_seed, self.max_mismatch, self.limits, self.sleep = run_seed, max_mismatch, limits, sleep
+        self.turns = EngineTurns(engine, policy, sleep)
+        self.run_seed, self.max_mismatch, self.limits = run_seed, max_mismatch, limits
         self.scoring_pass, self.scoring_tokens = scoring_pass, scoring_tokens
 
     # -- generation and verification --------------------------------------------------------------------------------------------
 
-    def sync(self) -> None:
-        """Give the engine its turn, with the policy's weights if they changed or it slept. Collective under sharding."""
-        if self.engine.weight_version != self.policy.weight_version or getattr(self.engine, "needs_weights", False):
-            self.rest()
-            self.policy.memory.make_room()
-            self._push_weights()
-        if not self.policy.memory.generating:
-            self.policy.memory.hand_over()
-            if (wake := getattr(self.engine, "wake", None)) is not None:
-                wake()
-
-    def _push_weights(self) -> None:
-        """Sync, and read some weights back: an engine that did not take them is found whatever its precision.
-
-        Raises:
-            StaleWeightsError: the engine did not read all weights, or serves others than the policy's.
-        """
-        version, read_back = self.policy.weight_version, getattr(self.engine, "checksums", None)
-        sampled: dict[str, str] = {}
-        finished = False
-
-        def passed_on() -> Iterator[tuple[str, Tensor]]:
-            nonlocal finished
-            for i, (name, tensor) in enumerate(self.policy.full_weights()):
-                if read_back is not None and (i + version) % CHECKED == 0:
-                    sampled[name] = checksum(tensor, self.engine.weight_dtype)
-                yield name, tensor
-            finished = True
-
-        self.engine.sync_weights(passed_on(), version)
-        if not finished:
-            raise StaleWeightsError(
-                f"{type(self.engine).__name__}.sync_weights did not read the policy's weights to the end; the engine would generate with "
-                "old ones"
-            )
-        if read_back is not None:
-            compare_checksums(sampled, read_back(sampled))
-
     def rest(self) -> None:
-        """End the engine's turn: it sleeps, and the trainer's memory returns. Does nothing where it has not begun."""
-        if self.policy.memory.generating:
-            if self.sleep:
-                self.engine.sleep()
-            self.policy.memory.take_back()
+        """End the engine's turn; see :class:`~aer_lightning.data.turns.EngineTurns`."""
+        self.turns.rest()
 
     def complete(
         self, prompts: Sequence[Encoded], samples: int, sampling: SamplingParams, *, rollout: int, attempt: int = 0
@@ -168,13 +112,13 @@ class Collector:
     def _start(
         self, prompts: Sequence[Encoded], samples: int, sampling: SamplingParams, rollout: int, attempt: int
     ) -> Iterable[tuple[int, Completion]]:
-        self.sync()
+        self.turns.sync()
         requests = [
             GenerationRequest(tuple(ids), sample_seed(self.run_seed, prompt.id, rollout, i, attempt))
             for prompt, ids in prompts
             for i in range(samples)
         ]
-        return completions_as_they_end(self.engine, requests, sampling)
+        return self.turns.stream(requests, sampling)
 
     def _decode(self, completion: Completion) -> str:
         return self.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
@@ -251,6 +195,7 @@ class Collector:
         device = self.policy.device
         started = time.perf_counter()
         groups, extra = self._groups(stream, index, sizes, sampling, shaping, rank)
+        drawn_with = self.engine.weight_version
         self.rest()
         generated = time.perf_counter()
         self._check_verdicts([s for group in groups for s in group])
@@ -275,9 +220,9 @@ class Collector:
             tokens_by_correct(samples, sizes.responses, device),
             max_mismatch=self.max_mismatch,
         )
-        if self.engine.weight_version != self.policy.weight_version:
+        if drawn_with != self.policy.weight_version:
             raise StaleWeightsError(
-                f"the engine generated with weight version {self.engine.weight_version}, the policy is at {self.policy.weight_version}; "
+                f"the engine generated with weight version {drawn_with}, the policy is at {self.policy.weight_version}; "
                 "weights changed between generation and scoring"
             )
         if scored:

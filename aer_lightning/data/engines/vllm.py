@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +21,7 @@ from aer_lightning.data.engines.vllm_environment import (
     worker_threads,
 )
 from aer_lightning.data.engines.worker_process import WorkerError, WorkerGone, WorkerProcess
-from aer_lightning.errors import ConfigError, EngineError
+from aer_lightning.errors import ConfigError, EngineError, EngineLost
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +50,9 @@ class VLLMEngine(Engine):
         trust_remote_code: run the model code that lies in the folder.
         start_timeout: seconds within which vLLM has to be ready.
         step_timeout: seconds without a sign of life, in a generation until the next completion ends, in a sync until a bucket is loaded,
-            after which the worker is killed and the run stops. What a completion may take is added: 1 s for each token that it may have
-            left.
+            after which the worker is killed. What a completion may take is added: 1 s for each token that it may have left.
+        restarts: how often in a run a worker that was killed, crashed or hung is started again, with the weights of the step, and its
+            generation repeated with the same seeds; then the run stops with one line. 0 for never.
 
     Raises:
         ConfigError: an argument is out of range, or vLLM is not installed.
@@ -68,6 +70,7 @@ class VLLMEngine(Engine):
         trust_remote_code: bool = False,
         start_timeout: float = 1800.0,
         step_timeout: float = 600.0,
+        restarts: int = 1,
     ) -> None:
         for name, seconds in {"start_timeout": start_timeout, "step_timeout": step_timeout}.items():
             if not 0 < seconds < math.inf:
@@ -82,6 +85,8 @@ class VLLMEngine(Engine):
             raise ConfigError(f"VLLMEngine.dtype is {dtype!r}; choose one of {', '.join(_DTYPES)}")
         if cpu_threads is not None and cpu_threads < 1:
             raise ConfigError(f"VLLMEngine.cpu_threads is {cpu_threads}; it must be at least 1, or null to let the engine choose")
+        if restarts < 0:
+            raise ConfigError(f"VLLMEngine.restarts is {restarts}; it must be 0 or more")
         if importlib.util.find_spec("vllm") is None:
             raise ConfigError(
                 'VLLMEngine: vLLM is not installed; run `make venv`, or `pip install "aer-lightning[vllm]"` on an NVIDIA GPU, '
@@ -95,11 +100,12 @@ class VLLMEngine(Engine):
         self.enable_prefix_caching = enable_prefix_caching
         self.cpu_threads = cpu_threads
         self.trust_remote_code = trust_remote_code
-        self.start_timeout, self.step_timeout = start_timeout, step_timeout
+        self.start_timeout, self.step_timeout, self.restarts = start_timeout, step_timeout, restarts
         self.weight_version = -1
         self._worker: WorkerProcess | None = None
         self._memory: SharedMemory | CudaMemory | None = None
         self._asleep = False
+        self._started: Callable[[], None] = lambda: None
 
     @property
     def needs_weights(self) -> bool:
@@ -116,6 +122,7 @@ class VLLMEngine(Engine):
         import torch
 
         self.close()
+        self._started = partial(self.start, model_folder, max_model_len=max_model_len, device=device, seed=seed)
         self._device = torch.device(device)
         if self._device.type not in ("cpu", "cuda"):
             raise ConfigError(f"VLLMEngine runs on cpu and cuda, not on {self._device.type}; choose --data.engine TransformersEngine")
@@ -281,9 +288,16 @@ class VLLMEngine(Engine):
 
     def _gone(self, error: WorkerGone) -> EngineError:
         self.close()
+        if self.restarts > 0:
+            return EngineLost(f"data.init_args.engine: {error.reason}")
         return EngineError(
             f"data.init_args.engine: {error.reason}; go on with --resume auto (VLLMEngine.step_timeout is the time to answer)"
         )
+
+    def restart(self) -> None:
+        """Start the worker again after ``EngineLost``, one time less from here on; the next sync waits for it."""
+        self.restarts -= 1
+        self._started()
 
     def sleep(self) -> None:
         """On a GPU: give weights and cache up; the next sync pushes the weights again. Nothing to do on a CPU."""

@@ -47,6 +47,7 @@ def test_without_vllm_the_error_says_what_to_install(without_vllm):
         {"cpu_threads": 0},
         {"start_timeout": 0.0},
         {"step_timeout": -1.0},
+        {"restarts": -1},
     ],
 )
 def test_impossible_options_are_refused(with_vllm, option):

@@ -183,7 +183,7 @@ def test_a_run_whose_engine_has_gone_ends_with_one_line(spawn, sent):
     from aer_lightning.data.engines import VLLMEngine
     from aer_lightning.errors import EngineError
 
-    engine = VLLMEngine(step_timeout=1.0)
+    engine = VLLMEngine(step_timeout=1.0, restarts=0)
     engine._worker = worker = spawn()
     assert engine._call("say", 1) == ("say", 1)
     os.kill(worker.pid, sent)
