@@ -13,7 +13,6 @@ from typing import Any
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -28,10 +27,12 @@ from aer_lightning.cli_help import find_help
 from aer_lightning.cli_loggers import RunConfig, end_wandb, place_files
 from aer_lightning.data.datamodule import RolloutDataModule
 from aer_lightning.errors import ConfigError, UserError
+from aer_lightning.event_log import EventLog
 from aer_lightning.launch import agree, cluster, process_rank
 from aer_lightning.modules.policy import PolicyModule
 from aer_lightning.modules.strategies import named_strategy
 from aer_lightning.overlays import check_overlays, find_configs
+from aer_lightning.patient_files import disk_error
 from aer_lightning.profiles import lay_profile
 from aer_lightning.resume_options import Resumption, add_arguments, find
 from aer_lightning.signals import REQUEST, Stopped
@@ -145,7 +146,7 @@ class AERCommandLine(LightningCLI):
         kwargs["strategy"] = named_strategy(config["strategy"])
         kwargs["default_root_dir"] = str(self._root)
         if config["logger"] in (None, True):
-            kwargs["logger"] = [TensorBoardLogger(self._root, name="", version="")]
+            kwargs["logger"] = [EventLog(self._root, name="", version="")]
         trainer: Any = self._trainer(**kwargs)
         if str(config["precision"]) in ("16-mixed", "16") and isinstance(trainer.accelerator, CPUAccelerator):
             raise ConfigError("trainer.precision: there is no fp16 on a CPU, and Lightning would take bf16 in its place; use bf16-mixed")
@@ -317,6 +318,7 @@ def main(argv: list[str]) -> int:
 
     Raises:
         ConfigError: Lightning refused a combination of options.
+        SaveError: the disk is full.
         Stopped: a signal asked the run to stop.
     """
     if (text := find_help(argv, help_roots())) is not None:
@@ -332,6 +334,10 @@ def main(argv: list[str]) -> int:
     except (UserError, Stopped):
         discard_unused_run_dir()
         raise
+    except Exception as error:
+        if (full := disk_error(error)) is None:
+            raise
+        raise full from None
     finally:
         REQUEST.uninstall()
     return 0

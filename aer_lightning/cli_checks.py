@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from aer_lightning.errors import ConfigError
 from aer_lightning.overlays import config_files
+from aer_lightning.temporary import IN_PASSING
 
 LARGEST_SEED = 2**32 - 1  # numpy's
 
@@ -61,7 +62,7 @@ def check_writable(folder: Path, option: str = "run_dir") -> None:
     """
     try:
         there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-        with tempfile.TemporaryDirectory(prefix=".aer-lightning-", dir=there):
+        with tempfile.TemporaryDirectory(prefix=IN_PASSING, dir=there):
             pass
     except OSError as error:
         raise ConfigError(f"{option}: {folder} cannot be written ({error.strerror}); choose another folder") from None

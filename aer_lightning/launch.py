@@ -75,6 +75,9 @@ def agree(key: str, decide: Callable[[], str], timeout: float = 300.0) -> str:
         _stores.append(store)
         key = f"aer_lightning/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{key}"
         if rank != 0:
+            deadline = time.monotonic() + timeout
+            while not store.check([key]) and time.monotonic() < deadline:
+                time.sleep(0.05)  # here and not in ``get``, which no signal interrupts
             answer = json.loads(store.get(key))
             store.add(f"{key}/read", 1)
     except (DistNetworkError, DistStoreError) as error:

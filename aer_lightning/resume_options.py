@@ -18,6 +18,7 @@ from aer_lightning.checkpoints.restore import check_path, is_checkpoint_folder
 from aer_lightning.errors import ConfigError
 from aer_lightning.launch import agree, cluster
 from aer_lightning.resume import STACK, check_changes, check_run_folder, choose, configuration, is_complete, run_folder_of
+from aer_lightning.temporary import sweep_folders, sweep_run
 
 RESUMED_VARIABLE = "AER_LIGHTNING_RESUMED"  # folder and checkpoint that rank zero chose, for the ranks that it starts
 
@@ -118,6 +119,9 @@ def _choose(found: Resumption, config: Any, rank: int) -> None:
 def _choice(config: Any) -> str:
     """Folder and checkpoint to go on from, absolute, each empty where there is none; what an unfinished start left goes."""
     folder, checkpoint = run_folder_of(config["trainer"]["default_root_dir"] or config["run_dir"], config["name"]), None
+    sweep_folders()
+    if folder is not None:
+        sweep_run(folder)
     if folder is not None and (chosen := choose(folder, _say)):
         checkpoint = chosen[0]
         _say(f"going on from {checkpoint}")

@@ -22,20 +22,15 @@ class LabelFigures(pl.Callback):
 
     def __init__(self, most: int = 12) -> None:
         self.most = most
-        self._coefficients: dict[int, float] = {}
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Collect each step's lambda; log after a rollout's last. Collective."""
-        if not self.most or not isinstance(batch, RolloutBatch):
+        """Log after a rollout's last optimizer step. Collective."""
+        if not self.most or not isinstance(batch, RolloutBatch) or not batch.last:
             return
-        self._coefficients |= dict(zip(batch.sequence_index.tolist(), batch.entropy_coefficient.tolist(), strict=True))
-        if not batch.last:
-            return
-        coefficients, self._coefficients = self._coefficients, {}
         sums: dict[str, list[float]] = {}
         for s in trainer.datamodule.last_samples:  # type: ignore[attr-defined]
             entropy = 0.0 if s.entropy is None else float(s.entropy.double().sum())
-            sample = (1.0, s.reward, float(len(s.token_ids)), entropy, coefficients.get(s.sequence, math.nan))
+            sample = (1.0, s.reward, float(len(s.token_ids)), entropy, math.nan if s.coefficient is None else s.coefficient)
             sums[s.label] = [a + b for a, b in zip(sums.get(s.label, [0.0] * 5), sample, strict=True)]
         merged: dict[str, list[float]] = {}
         for share in gather_objects(sums):

@@ -74,6 +74,7 @@ class RolloutCheckpoint(Checkpoint):
         self._since = 0.0
         self._first = True
         self._saved: int | None = None
+        self._problem = ""
         self._snapshot: Callable[[], Snapshot] | None = None
         self.step = 0
 
@@ -140,7 +141,7 @@ class RolloutCheckpoint(Checkpoint):
             complete = False
             if isinstance(logger, pl.loggers.TensorBoardLogger):
                 current = [Path(logger.experiment.file_writer.event_writer._file_name).name]
-                complete = logs.cut_back_events(Path(logger.log_dir), step, list(self._row), current)
+                complete = logs.cut_back_events(Path(logger.log_dir), step, list(self._row), self._row_step, current)
             if self._row and not complete:
                 logger.log_metrics(self._row, step=self._row_step)
 
@@ -208,7 +209,11 @@ class RolloutCheckpoint(Checkpoint):
         self._settle()
         if self._snapshot is not None and self._saved != self.step:
             self._rollouts, self._since, self._first = 0, time.monotonic(), False
-            logs.flush_all(self._folder)
+            try:
+                logs.flush_all(self._folder)
+            except OSError as error:
+                self._failed(self.step, str(error.strerror))
+                return self.newest
             self._saver.begin(self._snapshot())
             if wait:
                 self._settle()
@@ -228,8 +233,12 @@ class RolloutCheckpoint(Checkpoint):
         if isinstance(result, Path):
             self.newest, self._saved = result, step
             return
+        self._failed(step, result)
+
+    def _failed(self, step: int, reason: str) -> None:
+        self._problem = reason
         older = f"the newest checkpoint is {self.newest}" if self.newest is not None else "there is no checkpoint yet"
-        problem = f"checkpoint: the state of step {step} could not be saved ({result}); {older}"
+        problem = f"checkpoint: the state of step {step} could not be saved ({reason}); {older}"
         if self.on_save_error == "stop":
             raise SaveError(f"{problem}. The run stops, as checkpoint.on_save_error says")
         rank_zero_warn(f"{problem}; the run goes on and tries again at the next save")
@@ -239,7 +248,17 @@ class RolloutCheckpoint(Checkpoint):
         self.save(wait=True)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take note that nothing is left to do."""
+        """Take note that nothing is left to do.
+
+        Raises:
+            SaveError: the last state is still not saved. Everything else that the run writes at its end is there by now.
+        """
+        self.save(wait=True)
+        if self._snapshot is not None and self._saved != self.step:
+            raise SaveError(
+                f"checkpoint: the state of the last step, {self.step}, could not be saved ({self._problem}); make room, then go on with "
+                "--resume auto"
+            )
         if trainer.is_global_zero and self.newest is not None:
             facts = completion(self.step, trainer.max_epochs, trainer.max_steps)
             replace_file(self.newest.parent / COMPLETE, json.dumps(facts).encode())

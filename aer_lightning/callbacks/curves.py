@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_warn
 
 from aer_lightning.callbacks.run_files import logged_metrics, run_folder
 from aer_lightning.errors import ConfigError
@@ -49,4 +50,8 @@ class Curves(pl.Callback):
 
         folder = run_folder(trainer)
         title = "/".join(folder.absolute().parts[-2:])
-        write_atomically(folder / "curves.png", draw_curves(run, f"{title} · {len(run)} rollouts"))
+        picture = draw_curves(run, f"{title} · {len(run)} rollouts")
+        try:
+            write_atomically(folder / "curves.png", picture)
+        except OSError as error:  # a picture is not worth a run
+            rank_zero_warn(f"{folder / 'curves.png'} cannot be written ({error.strerror})")

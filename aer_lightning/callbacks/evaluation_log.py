@@ -6,14 +6,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from aer_lightning.callbacks.run_files import append_jsonl, logged_now, run_folder
+from aer_lightning.callbacks.run_files import RowLog, logged_now
 from aer_lightning.callbacks.tables import log_table, pass_at_k_rows
 from aer_lightning.distributed import gather_objects
 from aer_lightning.errors import ConfigError
 from aer_lightning.rollout import EvaluationBatch, Outcome
 
 
-class EvaluationLog(pl.Callback):
+class EvaluationLog(RowLog):
     """Appends one line per problem and evaluation to ``<run folder>/evaluation.jsonl``.
 
     ``step`` (optimizer steps done), ``rollouts`` (rollouts trained on), ``stage``, ``source``, ``id``, ``label``, ``n`` samples, how many
@@ -27,7 +27,10 @@ class EvaluationLog(pl.Callback):
         ConfigError: ``every`` is negative.
     """
 
+    file_name = "evaluation.jsonl"
+
     def __init__(self, every: int = 1) -> None:
+        super().__init__()
         if every < 0:
             raise ConfigError(f"evaluation_log.every: must be at least 1, or 0 to write none, got {every}")
         self.every = every
@@ -60,7 +63,7 @@ class EvaluationLog(pl.Callback):
             "stage": str(trainer.state.fn.value) if trainer.state.fn is not None else "",
         }
         # Ranks hold every so manieth problem; by source and place they come out as on one rank.
-        append_jsonl(run_folder(trainer) / "evaluation.jsonl", ({**facts, **row} for row in interleave(shares)))
+        self.append_rows(trainer, ({**facts, **row} for row in interleave(shares)))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the table."""
@@ -73,12 +76,13 @@ class EvaluationLog(pl.Callback):
     on_test_epoch_end = on_validation_epoch_end
 
     def state_dict(self) -> dict[str, Any]:
-        """How many evaluations there were, for ``every``."""
-        return {"seen": self._seen}
+        """How many evaluations there were, for ``every``, the table so far, and rows that wait for the disk."""
+        return super().state_dict() | {"seen": self._seen, "table": list(self._table)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the count back."""
-        self._seen = state_dict["seen"]
+        """Take all of it back."""
+        super().load_state_dict(state_dict)
+        self._seen, self._table = state_dict["seen"], list(state_dict.get("table", []))
 
 
 def count(batch: EvaluationBatch) -> list[dict[str, Any]]:

@@ -136,7 +136,7 @@ class GracefulStop(Checkpoint):
             lines[0] += "; there is no checkpoint yet, the same command starts again"
         if trainer.is_global_zero and (job := requeue(trainer, REQUEST.signum)):
             lines.append(job)
-        launched = isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher) and not trainer.is_global_zero
+        launched = starts_ranks(trainer) and not trainer.is_global_zero
         # Lightning's launcher kills rank zero when a rank that it started ends with another status than 0.
         return Stopped(REQUEST.signum, "\n".join(lines) if trainer.is_global_zero else "", 0 if launched else None)
 
@@ -223,6 +223,12 @@ class _Watcher(threading.Thread):
         finally:
             sys.stdout.flush()
             os._exit(status)
+
+
+def starts_ranks(trainer: pl.Trainer) -> bool:
+    """Whether Lightning starts the other ranks of this machine, and not torchrun or srun."""
+    launcher = trainer.strategy.launcher
+    return isinstance(launcher, _SubprocessScriptLauncher) and not launcher.cluster_environment.creates_processes_externally
 
 
 def _close(trainer: pl.Trainer) -> None:

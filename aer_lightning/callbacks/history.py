@@ -6,9 +6,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_warn
 
 from aer_lightning.callbacks.run_files import logged_now, run_folder
-from aer_lightning.errors import ConfigError
+from aer_lightning.errors import ConfigError, SaveError
+from aer_lightning.patient_files import NO_ROOM
 from aer_lightning.reporting.metrics_file import FIRST, MetricsFile
 from aer_lightning.reporting.run_metrics import METRICS_FILE
 from aer_lightning.rollout import RolloutBatch
@@ -41,7 +43,7 @@ class MetricsHistory(pl.Callback):
                     "leave CSVLogger out, or give it a name"
                 )
         if trainer.is_global_zero and (self._file is None or self._file.path != path):
-            self._file = MetricsFile(path)
+            self._file = MetricsFile(path, rank_zero_warn)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the rows from before the resume."""
@@ -56,6 +58,15 @@ class MetricsHistory(pl.Callback):
             others = {k: v for k, v in trainer.callback_metrics.items() if k not in self._evaluated}
             # As Lightning's loggers have it: an update has its own index for a step.
             self._append(trainer, others | logged_now(trainer), trainer.global_step - 1)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write what a full disk had not taken.
+
+        Raises:
+            SaveError: it still does not take it.
+        """
+        if self._file is not None and not self._file.complete():
+            raise SaveError(f"{self._file.path}: {NO_ROOM}")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the evaluation's row."""

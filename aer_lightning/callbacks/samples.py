@@ -6,13 +6,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from aer_lightning.callbacks.run_files import append_jsonl, run_folder
+from aer_lightning.callbacks.run_files import RowLog
 from aer_lightning.callbacks.tables import log_table
 from aer_lightning.errors import ConfigError
 from aer_lightning.rollout import RolloutBatch, Sample
 
 
-class SampleLog(pl.Callback):
+class SampleLog(RowLog):
     """Appends completions of a rollout to ``<run folder>/samples.jsonl`` once it has been trained on; a table where a logger has them.
 
     One line each: ``rollout``, ``id``, ``label``, ``prompt``, ``completion``, ``reward`` (as the advantage sees it, shaping included),
@@ -30,33 +30,26 @@ class SampleLog(pl.Callback):
         ConfigError: ``every`` is negative or ``limit`` below 1.
     """
 
+    file_name = "samples.jsonl"
+
     def __init__(self, every: int = 10, limit: int | None = 16, token_entropies: bool = True) -> None:
+        super().__init__()
         if every < 0:
             raise ConfigError(f"samples.every: must be at least 1, or 0 to write no samples, got {every}")
         if limit is not None and limit < 1:
             raise ConfigError(f"samples.limit: must be at least 1, or null for all completions, got {limit}")
         self.every, self.limit, self.token_entropies = every, limit, token_entropies
-        self._coefficients: dict[int, float] = {}
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Write after a rollout's last optimizer step."""
         if not self.every or not trainer.is_global_zero or not isinstance(batch, RolloutBatch):
             return
-        self._coefficients |= dict(zip(batch.sequence_index.tolist(), batch.entropy_coefficient.tolist(), strict=True))
-        if not batch.last:
-            return
-        coefficients, self._coefficients = self._coefficients, {}
-        if batch.info.index % self.every:
+        if not batch.last or batch.info.index % self.every:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
         kept = spread(data.last_samples, self.limit)
-        rows = [
-            describe(s, batch.info.index, data.tokenizer)
-            | {"coefficient": coefficients.get(s.sequence)}
-            | (tokens(s, data.tokenizer) if self.token_entropies else {})
-            for s in kept
-        ]
-        append_jsonl(run_folder(trainer) / "samples.jsonl", rows)
+        rows = [describe(s, batch.info.index, data.tokenizer) | (tokens(s, data.tokenizer) if self.token_entropies else {}) for s in kept]
+        self.append_rows(trainer, rows)
         log_table(trainer, "samples", [{k: v for k, v in row.items() if not k.startswith("token_")} for row in rows])
 
 
@@ -88,6 +81,7 @@ def describe(sample: Sample, rollout: int, tokenizer: Any) -> dict[str, Any]:
         "entropy": None if entropy is None or not len(entropy) else float(entropy.double().mean()),
         "tokens": len(sample.token_ids),
         "finish_reason": sample.finish_reason,
+        "coefficient": sample.coefficient,
     }
 
 

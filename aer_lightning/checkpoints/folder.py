@@ -65,8 +65,12 @@ def write_file(path: Path, content: bytes) -> dict[str, Any]:
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file that is either the old or the new one, whatever happens."""
     beside = path.with_name(f".{path.name}{PARTIAL}")
-    write_file(beside, content)
-    beside.replace(path)
+    try:
+        write_file(beside, content)
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
     flush(path.parent)
 
 
@@ -190,7 +194,10 @@ def newest(folder: Path, contents: bool = True, say: Callable[[str], None] = lam
     """
     for path in checkpoints(folder):
         try:
-            return path, verify(path, contents)
+            manifest = verify(path, contents)
+            if name_of(manifest["step"]) == path.name:
+                return path, manifest
+            raise DataError(f"{path}: holds step {manifest['step']}, so it was put here under another name; rename or remove it")
         except DataError as error:
             say(str(error))
     return None

@@ -52,13 +52,14 @@ def cut_back(folder: Path, kept: Mapping[str, int]) -> list[str]:
     return problems
 
 
-def cut_back_events(folder: Path, step: int, row: Sequence[str], current: Sequence[str] = ()) -> bool:
+def cut_back_events(folder: Path, step: int, row: Sequence[str], row_step: int, current: Sequence[str] = ()) -> bool:
     """Rewrite TensorBoard's files without what was logged after a checkpoint.
 
     Args:
         folder: of the run.
-        step: optimizer steps done at the checkpoint; its own figures are logged at ``step - 1``.
-        row: names of the figures that were logged at that step before the checkpoint, or would have been right after it.
+        step: optimizer steps done at the checkpoint.
+        row: names of the last finished rollout's figures, which were logged before the checkpoint, or would have been right after it.
+        row_step: step that they were logged at: ``step - 1``, or less inside a rollout.
         current: names of files that are being written now and stay.
 
     Returns:
@@ -87,6 +88,7 @@ def cut_back_events(folder: Path, step: int, row: Sequence[str], current: Sequen
                     seen |= tags
                     if event.step > step - 1 or not (tags <= wanted or initial):
                         continue
+                if event.step == row_step:
                     there |= tags & wanted
                 kept += event.HasField("summary")
                 writer.write(raw)

@@ -422,3 +422,4 @@ class RolloutDataModule(pl.LightningDataModule):
         if all(share is not None for share in shares):
             padded = getattr(self.trainer.lightning_module, "padded", False)
             self.rollout = Rollout.from_shares(shares, self.trainer.global_rank, self.trainer.world_size, self.sizes.tokens, padded)
+            self.last_samples = self.rollout.samples

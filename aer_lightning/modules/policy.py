@@ -292,6 +292,8 @@ class PolicyModule(EvaluationSteps):
         """
         self.optimizers(use_pl_optimizer=False).zero_grad()  # type: ignore[union-attr]
         scored = batch.scored
+        for sample, coefficient in zip(batch.samples, batch.entropy_coefficient.tolist(), strict=True):
+            sample.coefficient = coefficient
         totals: list[Tensor] = []
         metrics: Metrics = {}
         for place, pack in enumerate(batch.tensors()):

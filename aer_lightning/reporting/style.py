@@ -78,8 +78,12 @@ def png(figure: Figure, dpi: int = 150) -> bytes:
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace a file in one step, so that who looks at it during a run never sees half of it."""
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def mark_level(axes: Axes, value: float, text: str, *, color: str = MUTED, dashes: str = "--") -> None:

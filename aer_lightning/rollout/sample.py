@@ -36,6 +36,7 @@ class Sample:
         old_logprob: [T] the policy's log-probabilities before the update, nat.
         entropy: [T] the policy's entropies before the update, nat.
         reference_logprob: [T] the reference's, or None where no KL term asks for them.
+        coefficient: lambda(q) that it was trained with; None before.
     """
 
     prompt_id: str
@@ -59,6 +60,7 @@ class Sample:
     old_logprob: Tensor | None = None
     entropy: Tensor | None = None
     reference_logprob: Tensor | None = None
+    coefficient: float | None = None
 
     @property
     def correct(self) -> bool:

@@ -72,6 +72,25 @@ def test_a_failed_save_is_said_and_tried_again(runs, tmp_path, monkeypatch, capl
     assert steps(tmp_path) == [1, 4]
 
 
+def test_a_run_whose_last_state_is_not_saved_does_not_end_as_if_it_were(runs, tmp_path, monkeypatch):
+    """What comes after training is there all the same; the same command saves the last state once there is room."""
+    from aer_lightning.checkpoints.saver import Saver
+
+    commit = Saver._commit
+    monkeypatch.setattr(Saver, "_commit", lambda self, partial, s, files: (fail if s.step > 1 else commit)(self, partial, s, files))
+    parts = [FixedCoefficient(0.1), Summary()]
+    with (
+        pytest.raises(SaveError, match=r"last step, 2, could not be saved \(No space left on device\).*--resume auto"),
+        pytest.warns(UserWarning),
+    ):
+        runs.fit([*parts, RolloutCheckpoint(every_n_rollouts=1)])
+    assert steps(tmp_path) == [1] and (tmp_path / "summary.json").exists()
+    assert not (tmp_path / "checkpoints" / "complete.json").exists()
+    monkeypatch.undo()
+    runs.fit([*parts, RolloutCheckpoint(every_n_rollouts=1)], ckpt_path=last(tmp_path))
+    assert steps(tmp_path) == [1, 2] and (tmp_path / "checkpoints" / "complete.json").exists()
+
+
 def test_a_failed_save_can_stop_the_run(runs, monkeypatch):
     from aer_lightning.checkpoints.saver import Saver
 

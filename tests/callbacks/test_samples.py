@@ -1,8 +1,11 @@
 import json
 
 import pytest
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from aer_lightning.callbacks import FixedCoefficient
+from aer_lightning.callbacks.by_label import LabelFigures
+from aer_lightning.callbacks.history import MetricsHistory
 from aer_lightning.callbacks.samples import SampleLog, spread
 from aer_lightning.errors import ConfigError
 from aer_lightning.rollout import Sample
@@ -26,6 +29,20 @@ def test_rows_tell_what_was_sampled(runs, tmp_path):
         assert row["entropy"] == pytest.approx(float(s.entropy.mean()), abs=1e-6)
         assert row["tokens"] == len(s.token_ids) and row["finish_reason"] == s.finish_reason
         assert row["prompt"] == data.prompts[int(s.prompt_id.rsplit("/", 1)[1])].text
+
+
+def test_a_run_that_goes_on_inside_a_rollout_writes_the_same_rows(runs, tmp_path):
+    """Of two optimizer steps the first is done before: its coefficients and samples are the checkpoint's."""
+    data = {"optimizer_steps_per_rollout": 2, "rollouts_per_epoch": 1}
+    keep = ModelCheckpoint(dirpath=tmp_path / "c", every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    stack = [FixedCoefficient(0.25), LabelFigures(), MetricsHistory(), SampleLog(every=1, limit=None)]
+    runs.fit([*stack, keep], data=runs.data(**data))
+    whole, rows = lines(tmp_path), (tmp_path / "metrics.csv").read_text().splitlines()[0]
+    (tmp_path / "samples.jsonl").unlink()
+    stack = [FixedCoefficient(0.25), LabelFigures(), MetricsHistory(), SampleLog(every=1, limit=None)]
+    runs.fit(stack, data=runs.data(**data), ckpt_path=tmp_path / "c" / "step=1.ckpt")
+    assert lines(tmp_path) == whole and all(row["coefficient"] == 0.25 for row in whole)
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[0] == rows
 
 
 def test_every_and_limit(runs, tmp_path):

@@ -38,15 +38,23 @@ def written(folder, rows):
 def test_tensorboard_keeps_what_was_logged_up_to_the_checkpoint(tmp_path):
     rows = [(0, "val/a"), (0, "train/b"), (1, "train/b"), (1, "val/a"), (2, "train/b")]
     written(tmp_path, rows)
-    assert cut_back_events(tmp_path, 2, ["train/b", "epoch"])
+    assert cut_back_events(tmp_path, 2, ["train/b", "epoch"], 1)
     assert events(tmp_path) == rows[:3], "the evaluation after the checkpoint is done again"
 
 
 def test_tensorboard_lacks_the_step_of_the_checkpoint(tmp_path):
     written(tmp_path, [(0, "val/a"), (0, "train/b")])
-    assert not cut_back_events(tmp_path, 2, ["train/b"]), "whoever cuts has to log it"
-    assert cut_back_events(tmp_path, 1, ["train/b"])
+    assert not cut_back_events(tmp_path, 2, ["train/b"], 1), "whoever cuts has to log it"
+    assert cut_back_events(tmp_path, 1, ["train/b"], 0)
     assert events(tmp_path) == [(0, "val/a"), (0, "train/b")], "the evaluation of the initial policy stays"
+
+
+def test_tensorboard_inside_a_rollout_keeps_the_rollout_before(tmp_path):
+    """Of rollouts of two steps, the checkpoint is of the third step: nothing was logged at it, and nothing has to be logged again."""
+    rows = [(0, "val/a"), (1, "train/b"), (1, "val/a")]
+    written(tmp_path, [*rows, (3, "train/b")])
+    assert cut_back_events(tmp_path, 3, ["train/b"], 1)
+    assert events(tmp_path) == rows
 
 
 def test_starting_over_leaves_nothing(tmp_path):

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import weakref
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import aer_lightning
+from aer_lightning.temporary import own_folder
 
 # what a launcher sets for the trainer's process group; a child that saw it would wait for the group
 _LAUNCHER_VARIABLES = (
@@ -51,7 +51,7 @@ class WorkerProcess:
     """
 
     def __init__(self, module: str, settings: dict[str, Any], environment: dict[str, str | None], inherit: Sequence[int] = ()) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="aer-lightning-"))
+        self.folder = own_folder()
         self.log = self.folder / "worker.log"
         inherited = {name: value for name, value in os.environ.items() if name not in _LAUNCHER_VARIABLES}
         root = str(Path(aer_lightning.__file__).parent.parent)

@@ -79,6 +79,7 @@ class VerifierPool:
         self._selector: selectors.BaseSelector | None = None
         self._owner = os.getpid()
         self._failed_starts = 0
+        self._repeated: set[int] = set()  # answers of this call that were given to a second worker
         self._finalizer: weakref.finalize[Any, Any] | None = None
 
     # ---- life
@@ -249,6 +250,7 @@ class VerifierPool:
         assert self._selector is not None
         results: list[dict[str, Any] | None] = [None] * len(arguments)
         waiting = deque(range(len(arguments)))
+        self._repeated = set()
         open_items = len(arguments)
         while open_items:
             for worker in list(self._pool):
@@ -261,6 +263,8 @@ class VerifierPool:
             for worker in [w for w in self._pool if w.deadline <= now and (w.pid is None or w.item is not None)]:
                 if worker.item is None:
                     self._failed_start("no answer")
+                elif _is_stopped(worker.pid) and self._once_more(worker.item, waiting):
+                    pass  # somebody stopped it from outside, which is no fault of this answer
                 else:
                     reason = f"no verdict within {self.timeout_s:g} s"
                     results[worker.item] = {"timeout": True, "error": reason, "ms": (now - worker.deadline + self.timeout_s) * 1000}
@@ -301,7 +305,9 @@ class VerifierPool:
             if item is None:
                 self._failed_start("a worker died")
                 return 0
-            results[item] = {"error": "the worker process died (out of memory, or a crash in native code)"}
+            if self._once_more(item, waiting):
+                return 0
+            results[item] = {"error": "the worker process died twice over this answer (out of memory, or a crash in native code)"}
             return 1
         if reply is None:
             return 0
@@ -315,10 +321,26 @@ class VerifierPool:
         worker.item = None
         return 1
 
+    def _once_more(self, item: int, waiting: deque[int]) -> bool:
+        """Put an answer whose worker was lost back, once: killed from outside, another worker's verdict is what it would have been."""
+        if item in self._repeated:
+            return False
+        self._repeated.add(item)
+        waiting.appendleft(item)
+        return True
+
     def _failed_start(self, reason: str) -> None:
         self._failed_starts += 1
         if self._failed_starts > _MAX_FAILED_STARTS:
             raise VerifierError(f"the verifier's workers keep dying before they grade ({reason}); is memory_mb {self.memory_mb} enough?")
+
+
+def _is_stopped(pid: int | None) -> bool:
+    """Whether a process has been stopped by a signal; False where the system does not say."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "Tt"
+    except OSError:
+        return False
 
 
 def _shut_down(nursery: subprocess.Popen[bytes], control: socket.socket, owner: int) -> None:

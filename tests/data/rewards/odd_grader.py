@@ -22,6 +22,8 @@ class OddGrader:
         extracted = None
         if completion == "sleep":
             time.sleep(3600)
+        elif completion == "doze":
+            time.sleep(0.6)
         elif completion == "memory":
             extracted = str(len(bytearray(2 << 30)))
         elif completion == "segfault":

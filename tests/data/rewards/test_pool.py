@@ -113,6 +113,23 @@ def test_idle_workers_and_the_nursery_are_replaced_when_they_die(pool):
         assert [g.reward for g in pool.grade([(r"\boxed{1}", "1")] * 10)] == [1.0] * 10
 
 
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
+def test_an_answer_whose_worker_is_lost_is_given_to_another(odd, sent):
+    """Killed by the kernel when memory is short, or stopped: what the answer is worth does not depend on it."""
+    odd.start()
+    before = odd.pids()[1:]
+
+    def lose():
+        for pid in before:
+            os.kill(pid, sent)
+
+    timer = threading.Timer(0.3, lose)
+    timer.start()
+    grades = odd.grade([("doze", 0)] * 2 + [("right", 0)] * 3)
+    timer.join()
+    assert [g.outcome for g in grades] == [Outcome.CORRECT] * 5 and gone(before)
+
+
 def test_threads_may_share_a_pool(pool):
     results = {}
 

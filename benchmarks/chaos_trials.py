@@ -1,0 +1,458 @@
+"""The trials of `benchmarks/chaos.py`: what is done to a run, how it then has to end, and that it goes on to an undisturbed run's end.
+
+Each is a function of a `Trial`, which draws its moments from the trial's own seed. It returns what it did, in a few words.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chaos_process import Ended, Fault, Moment, Run, descendants
+from chaos_runs import RANK_TIMEOUT, Setting, arguments, leftovers, outcome
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+DEADLINE = {"transformers": 180.0, "vllm": 420.0}  # seconds for one start of the command, on a machine that others use too
+
+
+@dataclass
+class Reference:
+    """An undisturbed run of a setting.
+
+    Attributes:
+        outcome: digests of what it left.
+        files: how often each rank changed a file.
+        seconds: from start to end.
+    """
+
+    outcome: dict[str, str]
+    files: list[int]
+    seconds: float
+
+
+@dataclass
+class Trial:
+    """One trial and what it found.
+
+    Attributes:
+        setting: what is run.
+        reference: its undisturbed run.
+        folder: for everything of this trial.
+        files: what `write_files` made.
+        rng: of this trial.
+        problems: (kind, one line) of everything that was not as promised; kinds are columns of the report.
+        lost: finished optimizer steps that had to be done again, as a kill may.
+    """
+
+    setting: Setting
+    reference: Reference
+    folder: Path
+    files: Path
+    rng: random.Random
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    lost: int = 0
+    starts: int = 0
+
+    def __post_init__(self) -> None:
+        self.run_dir, self.scratch = self.folder / "run", self.folder / "scratch"
+        self.scratch.mkdir(parents=True)
+        self.deadline = DEADLINE["vllm" if self.setting.engine == "VLLMEngine" else "transformers"]
+
+    # -- moments ---------------------------------------------------------------------------------------------------------------------
+
+    def moment(self, rank: int = 0, early: float = 0.0, late: float = 1.0) -> Moment:
+        """Somewhere in the run: at a change of a file, exactly or a little later, or when so much of its time has passed."""
+        if self.rng.random() < 0.3 or self.reference.files[rank] < 4:
+            return Moment("time", self.rng.uniform(early, late * 0.9) * self.reference.seconds)
+        at = self.rng.randint(1 + int(early * self.reference.files[rank]), max(1, int(late * self.reference.files[rank])))
+        return Moment("file", at, self.rng.choice([0.0, 0.0, self.rng.uniform(0, 0.03), self.rng.uniform(0, 0.3)]))
+
+    def in_training(self, most: int | None = None) -> Moment:
+        """Some time after one of the first `most` optimizer steps."""
+        return Moment("step", self.rng.randint(1, most or self.setting.updates - 1), self.rng.choice([0.0, self.rng.uniform(0, 0.4)]))
+
+    # -- runs ------------------------------------------------------------------------------------------------------------------------
+
+    def start(self, *extra: str, faults: dict[int, Fault] | None = None) -> Run:
+        """The command with `--resume auto`, in the trial's folder."""
+        self.starts += 1
+        command = arguments(self.setting, self.run_dir, self.files, "--resume=auto", *extra)
+        return Run(command, self.folder / f"start{self.starts}", self.run_dir, self.scratch, self.setting.world, faults)
+
+    def end(self, run: Run, without: frozenset[int] = frozenset()) -> Ended:
+        """Wait for its end, and look whether it hung, left processes behind or showed a traceback."""
+        ended = run.wait(self.deadline, without=without)
+        for rank, status in enumerate(ended.status):
+            if status is None and rank not in without:
+                self.report("hangs", f"rank {rank} had not ended after {self.deadline:.0f} s")
+        if ended.left:
+            self.report("left behind", f"processes: {', '.join(c[:80] for c in ended.left)}")
+        for rank, said in enumerate(ended.said):
+            if "Traceback (most recent call last)" in said:
+                self.report("unclear ends", f"rank {rank} showed a traceback: {said.strip().splitlines()[-1][:200]}")
+        return ended
+
+    def report(self, kind: str, line: str) -> None:
+        """Take note of something that was not as promised."""
+        self.problems.append((kind, f"start {self.starts}: {line}"))
+
+    def expect(self, ended: Ended, status: int | tuple[int, ...], said: str = "", rank: int = 0) -> None:
+        """A rank ended with this status, and said this."""
+        if ended.status[rank] is not None and ended.status[rank] not in ((status,) if isinstance(status, int) else status):
+            self.report("unclear ends", f"rank {rank} ended with {ended.status[rank]} and not {status}: {_last(ended.said[rank])}")
+        elif said and said not in ended.said[rank]:
+            self.report("unclear ends", f"rank {rank} did not say {said!r}: {_last(ended.said[rank])}")
+
+    def newest(self) -> int:
+        """Step of the newest whole checkpoint, 0 if there is none."""
+        from aer_lightning.checkpoints.folder import newest
+
+        found = newest(self.run_dir / "checkpoints")
+        return found[1]["step"] if found is not None else 0
+
+    def check_kept(self, ended: Ended, step: int) -> None:
+        """The checkpoint of this step, or a later one, is there and whole."""
+        newest = self.newest()
+        if newest < step:
+            self.report("lost", f"the newest whole checkpoint is of step {newest}, promised is step {step}")
+        self.lost += max(0, ended.steps() - newest)
+
+    def finish(self, *extra: str) -> None:
+        """Go on to the end, which has to be that of the undisturbed run, with nothing temporary left."""
+        ended = self.end(self.start(*extra))
+        for rank in range(self.setting.world):
+            self.expect(ended, 0, rank=rank)
+        if ended.status == [0] * self.setting.world:
+            self.compare()
+
+    def compare(self) -> None:
+        """Everything that the run left is what an undisturbed one leaves."""
+        try:
+            found = outcome(self.run_dir)
+        except Exception as error:
+            self.report("inexact", f"the end cannot be read: {type(error).__name__}: {error}")
+            return
+        if wrong := [name for name, digest in self.reference.outcome.items() if found[name] != digest]:
+            self.report("inexact", f"not those of the undisturbed run: {', '.join(wrong)}")
+        if left := leftovers(self.run_dir, self.scratch):
+            self.report("left behind", f"files: {', '.join(left)}")
+
+
+def _last(said: str) -> str:
+    lines = [line for line in said.strip().splitlines() if line.strip()]
+    return lines[-1][:200] if lines else "nothing"
+
+
+def _send(signum: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), signum)
+
+
+def _to_worker(command: str, signum: int, which: int = 0) -> Callable[[], None]:
+    """Send a signal to a process below this one whose command has a word; 0 is the oldest."""
+
+    def act() -> None:
+        found = sorted(pid for pid, said in descendants(os.getpid()).items() if command in said)
+        if found:
+            os.kill(found[min(which, len(found) - 1)], signum)
+
+    return act
+
+
+# -- kills and signals -------------------------------------------------------------------------------------------------------------
+
+
+def kill(trial: Trial) -> str:
+    """SIGKILL of the trainer (all ranks, as a lost machine is) once to three times, at any moment, the writing of a checkpoint included."""
+    times = trial.rng.choice([1, 1, 1, 2, 3])
+    where = []
+    for _ in range(times):
+        moment = trial.moment()
+        run = trial.start(faults={0: Fault(moment, _send(signal.SIGKILL), "SIGKILL")})
+        if trial.setting.world > 1:
+            run.wait_for("fault", trial.deadline)
+            for pid in run.pids:
+                if pid not in (run.pids[r] for r, s in enumerate(run.status) if s is not None):
+                    os.kill(pid, signal.SIGKILL)
+        ended = trial.end(run)
+        if not ended.happened():
+            trial.expect(ended, 0)
+            break
+        trial.check_kept(ended, ended.saved())
+        where += [" ".join(words[1:]) for words in ended.events[0] if words[0] == "at"] or [f"{moment.at:.1f} s"]
+    trial.finish()
+    return f"SIGKILL x {times} at {', '.join(where)}"
+
+
+def stop(trial: Trial) -> str:
+    """One of the four signals, to any rank, at any moment: the run stops after its step, with a checkpoint of it."""
+    signum, rank = trial.rng.choice(SIGNALS), trial.rng.randrange(trial.setting.world)
+    moment = trial.moment() if rank == 0 else trial.in_training()
+    ended = trial.end(trial.start(faults={rank: Fault(moment, _send(signum), signal.Signals(signum).name)}))
+    if ended.happened():
+        # Before the run takes over, the signal's own effect ends the process: nothing has begun.
+        early = () if ended.steps() else (-signum, 0, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL)
+        late = (0,) if "Trainer.fit` stopped" in ended.said[0] else ()
+        for r in range(trial.setting.world):
+            trial.expect(ended, (128 + signum, *early, *late), rank=r)
+        if ended.steps() and ended.status[0] == 128 + signum:
+            trial.expect(
+                ended, 128 + signum, f"stopped by {signal.Signals(signum).name} after {ended.steps()} optimizer steps; checkpoint "
+            )
+        trial.check_kept(ended, ended.steps())
+    trial.finish()
+    return f"{signal.Signals(signum).name} to rank {rank}"
+
+
+def stop_twice(trial: Trial) -> str:
+    """A second signal shortly after the first: the process ends at once, and a kill's promise holds."""
+    first, second = trial.rng.choice(SIGNALS), trial.rng.choice(SIGNALS)
+    delay = trial.rng.uniform(0, 0.2)
+
+    def act() -> None:
+        timer = threading.Timer(delay, _send(second))
+        timer.daemon = True
+        timer.start()
+        os.kill(os.getpid(), first)
+
+    ended = trial.end(trial.start(faults={0: Fault(trial.in_training(), act, "two signals")}))
+    if ended.happened():
+        # The second may come when the run has ended and given the signals back.
+        trial.expect(ended, (128 + first, 128 + second, -second, 0))
+        trial.check_kept(ended, ended.saved())
+    trial.finish()
+    return f"{signal.Signals(first).name}, {signal.Signals(second).name} {delay:.2f} s later"
+
+
+# -- ranks and workers ---------------------------------------------------------------------------------------------------------------
+
+
+def lose_rank(trial: Trial) -> str:
+    """SIGKILL or SIGSTOP of one rank: the others end by themselves and name it."""
+    rank, signum = trial.rng.randrange(trial.setting.world), trial.rng.choice([signal.SIGKILL, signal.SIGSTOP])
+    run = trial.start(faults={rank: Fault(trial.in_training(), _send(signum), signal.Signals(signum).name)})
+    run.wait_for("fault", trial.deadline, rank)
+    begun = time.monotonic()
+    ended = trial.end(run, without=frozenset({rank}))
+    if ended.happened():
+        other = 1 - rank
+        trial.expect(ended, 1, f"rank {rank} of 2 has given no sign of life", other)
+        if (took := time.monotonic() - begun) > 60:
+            trial.report("hangs", f"rank {other} ended {took:.0f} s after rank {rank} was lost")
+        trial.check_kept(ended, ended.saved() if rank == 0 or signum == signal.SIGSTOP else 0)
+    trial.finish()
+    return f"{signal.Signals(signum).name} of rank {rank}"
+
+
+def lose_verifier(trial: Trial) -> str:
+    """SIGKILL or SIGSTOP of a verifier's worker, or SIGKILL of the process that forks them: the run goes on as if nothing had been."""
+    which = trial.rng.randrange(3)  # 0 is the process that forks the others
+    signum = signal.SIGKILL if which == 0 else trial.rng.choice([signal.SIGKILL, signal.SIGSTOP])
+    ended = trial.end(trial.start(faults={0: Fault(trial.in_training(), _to_worker("rewards.worker", signum, which), "verifier")}))
+    trial.expect(ended, 0)
+    if ended.status == [0]:
+        trial.compare()
+    return f"{signal.Signals(signum).name} of verifier process {which}"
+
+
+def lose_vllm(trial: Trial) -> str:
+    """SIGKILL or SIGSTOP of vLLM's worker: it is started once more and the run's end is the same; with no restart left, one line."""
+    signum, restarts = trial.rng.choice([signal.SIGKILL, signal.SIGSTOP]), trial.rng.choice([1, 1, 0])
+    fault = Fault(trial.in_training(), _to_worker("vllm_worker", signum), "vllm worker")
+    ended = trial.end(trial.start(f"--data.init_args.engine.init_args.restarts={restarts}", faults={0: fault}))
+    if restarts:
+        trial.expect(ended, 0, "is started again, with the weights of this step")
+        if ended.status == [0]:
+            trial.compare()
+    else:
+        trial.expect(ended, 2, "error: data.init_args.engine: ")
+        trial.check_kept(ended, ended.saved())
+        trial.finish()
+    return f"{signal.Signals(signum).name} of vLLM's worker, restarts {restarts}"
+
+
+# -- files -----------------------------------------------------------------------------------------------------------------------------
+
+
+def small_disk(folder: Path, mib: int = 256) -> None:
+    """Have a file system of its own at a folder, for this process and its children alone; gone with them."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_mounts, new_user, private = 0x20000, 0x10000000, 0x44000
+    user, group = os.getuid(), os.getgid()
+    if libc.unshare(new_mounts) != 0:
+        if libc.unshare(new_user | new_mounts) != 0:
+            raise OSError(ctypes.get_errno(), "neither root nor user namespaces: no file system of our own")
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+    libc.mount(b"none", b"/", None, private, None)
+    if libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", 0, f"size={mib}m".encode()) != 0:
+        raise OSError(ctypes.get_errno(), "no small file system")
+
+
+def fill(folder: Path, leave: int) -> None:
+    """Write to a file in `folder` until the disk is full, then give `leave` bytes back."""
+    ballast = os.open(folder / "ballast", os.O_WRONLY | os.O_CREAT)
+    size, block = 0, b"\0" * (1 << 20)
+    while block:
+        try:
+            size += os.write(ballast, block)
+        except OSError:
+            block = block[: len(block) // 2] if len(block) > 512 else b""
+    os.ftruncate(ballast, max(0, size - leave))
+    os.close(ballast)
+
+
+def full_disk(trial: Trial) -> str:
+    """The disk is full from some moment on: for a while, and the run gets over it by itself; or for good, and it ends with one line."""
+    disk = trial.folder / "disk"
+    disk.mkdir()
+    small_disk(disk)
+    trial.run_dir = disk / "run"
+    leave, seconds = trial.rng.choice([0, 0, 4 << 10, 1 << 20, 6 << 20]), trial.rng.choice([0.3, 1.5, None])
+
+    def act() -> None:
+        fill(disk, leave)
+        if seconds is not None:
+            timer = threading.Timer(seconds, (disk / "ballast").unlink)
+            timer.daemon = True
+            timer.start()
+
+    ended = trial.end(trial.start(faults={0: Fault(trial.in_training(), act, "full")}))
+    if ended.status == [0] and (seconds is not None or not ended.happened()):
+        trial.compare()
+    else:
+        trial.expect(ended, 2, "No space left on device")
+    trial.check_kept(ended, ended.saved())
+    (disk / "ballast").unlink(missing_ok=True)
+    trial.finish()
+    return f"full disk {'for good' if seconds is None else f'for {seconds} s'}, {leave >> 10} KiB left"
+
+
+def damage(trial: Trial) -> str:
+    """One or all checkpoints of a run that was killed are altered: each is named, and the run goes on from the one before, or starts."""
+    from aer_lightning.checkpoints.folder import checkpoints
+
+    at = Moment("step", trial.setting.updates - trial.rng.choice([0, 1]), 0.2)
+    ended = trial.end(trial.start(faults={0: Fault(at, _send(signal.SIGKILL), "SIGKILL")}))
+    found = checkpoints(trial.run_dir / "checkpoints")
+    count = trial.rng.choice([1, 1, 1, len(found)])
+    done = [_damage(path, trial.rng) for path in found[:count]]
+    if trial.rng.random() < 0.3:
+        foreign = trial.run_dir / "checkpoints" / f"step-{trial.rng.randint(5, 99):08d}.ckpt"
+        done.append(_foreign(foreign, found[-1], trial.rng))
+        found.insert(0, foreign)
+    resumed = trial.end(trial.start())
+    trial.expect(resumed, 0)
+    passed = sum(line.startswith("passed over: ") for line in resumed.said[0].splitlines())
+    if passed != len(done):
+        trial.report("unclear ends", f"{passed} checkpoints were passed over, {len(done)} are damaged ({', '.join(done)})")
+    if resumed.status == [0]:
+        trial.compare()
+    trial.lost += ended.steps() - min(ended.steps(), ended.saved())
+    return ", ".join(done)
+
+
+def _damage(path: Path, rng: random.Random) -> str:
+    """Alter a checkpoint; what was done."""
+    file = rng.choice(sorted(p for p in path.iterdir() if p.is_file()))
+    how = rng.choice(["flip", "flip", "flip", "truncate", "empty", "delete", "other"])
+    content = bytearray(file.read_bytes())
+    if how == "flip":
+        bit = rng.randrange(8 * len(content))
+        content[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(content)
+    elif how == "truncate":
+        os.truncate(file, rng.randrange(len(content)))
+    elif how == "empty":
+        os.truncate(file, 0)
+    elif how == "delete":
+        file.unlink()
+    else:
+        file.write_bytes(rng.randbytes(len(content)))
+    return f"{how} {file.name}"
+
+
+def _foreign(path: Path, own: Path, rng: random.Random) -> str:
+    """Something else under a checkpoint's name."""
+    how = rng.choice(["an empty folder", "a model folder", "another step's checkpoint"])
+    if how == "another step's checkpoint":
+        shutil.copytree(own, path)
+    else:
+        path.mkdir()
+        if how == "a model folder":
+            (path / "config.json").write_text("{}")
+            (path / "model.safetensors").write_bytes(rng.randbytes(100))
+    return how
+
+
+def vanish(trial: Trial) -> str:
+    """The folder of checkpoints disappears while the run goes on: the next save makes it anew, and the run ends as it would have."""
+
+    def act() -> None:
+        shutil.rmtree(trial.run_dir / "checkpoints", ignore_errors=True)
+
+    ended = trial.end(trial.start(faults={0: Fault(trial.in_training(), act, "vanished")}))
+    trial.expect(ended, 0)
+    if ended.status == [0]:
+        trial.compare()
+    return "the folder of checkpoints vanished"
+
+
+Scenario = Callable[[Trial], str]
+# (trial, setting, how often it is drawn); the report counts by name.
+SCENARIOS: list[tuple[str, Scenario, str, float]] = [
+    ("killed", kill, "countdown", 24),
+    ("killed", kill, "workers", 8),
+    ("killed", kill, "ddp", 4),
+    ("killed", kill, "fsdp2", 4),
+    ("killed", kill, "vllm", 1),
+    ("signal", stop, "countdown", 16),
+    ("signal", stop, "workers", 6),
+    ("signal", stop, "ddp", 4),
+    ("signal", stop, "fsdp2", 4),
+    ("signal", stop, "launcher", 1),
+    ("signal", stop, "vllm", 1),
+    ("second signal", stop_twice, "countdown", 4),
+    ("second signal", stop_twice, "workers", 2),
+    ("rank lost", lose_rank, "ddp", 4),
+    ("rank lost", lose_rank, "fsdp2", 4),
+    ("verifier lost", lose_verifier, "workers", 8),
+    ("vLLM lost", lose_vllm, "vllm", 2),
+    ("full disk", full_disk, "countdown", 10),
+    ("altered checkpoint", damage, "countdown", 14),
+    ("vanished folder", vanish, "countdown", 2),
+]
+
+
+def draw(seed: int, number: int) -> tuple[str, Scenario, str, random.Random]:
+    """(name, what is done, setting, generator) of a trial; depends on the seed and its number alone."""
+    rng = random.Random(f"{seed}/{number}")
+    name, scenario, setting, _ = rng.choices(SCENARIOS, [entry[3] for entry in SCENARIOS])[0]
+    return name, scenario, setting, rng
+
+
+def describe(trial: Trial, name: str, did: str, seconds: float) -> dict[str, Any]:
+    """A trial as a row of the report."""
+    return {
+        "trial": name,
+        "setting": trial.setting.name,
+        "strategy": trial.setting.strategy,
+        "engine": trial.setting.engine,
+        "did": did,
+        "starts": trial.starts,
+        "steps_again": trial.lost,
+        "seconds": round(seconds, 1),
+        "problems": [list(problem) for problem in trial.problems],
+    }
+
+
+assert RANK_TIMEOUT < 60
