@@ -101,6 +101,7 @@ def test_vllms_worker_is_started_again_as_often_as_allowed(monkeypatch, sent):
 
     def start():
         engine._worker = WorkerProcess("echo_worker", {}, {})
+        engine._worker.wait()
 
     engine._started = start
     start()

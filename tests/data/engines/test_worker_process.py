@@ -185,6 +185,7 @@ def test_a_run_whose_engine_has_gone_ends_with_one_line(spawn, sent):
 
     engine = VLLMEngine(step_timeout=1.0, restarts=0)
     engine._worker = worker = spawn()
+    worker.wait()
     assert engine._call("say", 1) == ("say", 1)
     os.kill(worker.pid, sent)
     with pytest.raises(EngineError, match=r"^data\.init_args\.engine: .*--resume auto") as caught:
