@@ -304,7 +304,7 @@ def _frontier(methods: Sequence[Method], source: str, suffix: str, title: str) -
         axes.set(xlabel="pass@1", ylabel=f"pass@{ks[-1]}")
         _legend(figure, methods)
         caption = (
-            f"Each path is a method's training, from the initial policy (open circle) to its end (filled). Of two methods at the same "
+            f"Each path is a method's training, from its first evaluation (open circle) to its end (filled). Of two methods at the same "
             f"pass@1, the upper one solves more problems within {ks[-1]} tries."
         )
         return Picture(f"frontier{suffix}", f"pass@{ks[-1]} against pass@1{title}", caption, png(figure))

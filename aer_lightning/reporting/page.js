@@ -12,7 +12,16 @@ function make(tag, attributes = {}, text = null, space = null) {
   return node;
 }
 const svg = (tag, attributes, text = null) => make(tag, attributes, text, SVG);
-const shown = v => v === null || v === undefined ? "–" : Math.abs(v) >= 1000 ? v.toFixed(0) : +v.toPrecision(4) + "";
+const shown = v => v === null || v === undefined ? "–" : Math.abs(v) < 1e-12 ? "0" : Math.abs(v) >= 1000 ? v.toFixed(0) : +v.toPrecision(4) + "";
+
+// Centred moving average over a 25th of the points, as in the pictures; shorter at the ends, without the places that have no value.
+function smooth(points) {
+  const half = Math.floor(points.length / 50);
+  return points.map((p, i) => {
+    const near = points.slice(Math.max(0, i - half), i + half + 1).map(q => q[1]).filter(v => v !== null);
+    return [p[0], p[1] === null || !near.length ? null : near.reduce((a, b) => a + b, 0) / near.length];
+  });
+}
 
 function ticks(low, high, count) {
   const raw = (high - low) / count || 1, power = 10 ** Math.floor(Math.log10(raw));
@@ -38,7 +47,7 @@ function chart(panel) {
   for (const v of ticks(y0, y1, 5)) {
     root.append(svg("line", {x1: L, x2: W - R, y1: Y(v), y2: Y(v), class: "grid"}), svg("text", {x: L - 6, y: Y(v) + 4, class: "tick", "text-anchor": "end"}, shown(v)));
   }
-  for (const v of ticks(x0, x1, 6)) root.append(svg("text", {x: X(v), y: H - B + 16, class: "tick", "text-anchor": "middle"}, shown(v)));
+  for (const v of ticks(x0, x1, 6)) root.append(svg("text", {x: X(v), y: H - B + 16, class: "tick", "text-anchor": X(v) > W - 30 ? "end" : "middle"}, shown(v)));
   root.append(svg("text", {x: W - R, y: H - 4, class: "tick", "text-anchor": "end"}, "rollouts"));
   const drawn = svg("svg", {x: L, y: T, width: W - L - R, height: H - T - B, viewBox: `${L} ${T} ${W - L - R} ${H - T - B}`}); // clips
   root.append(drawn);
@@ -48,12 +57,17 @@ function chart(panel) {
   lines.forEach((s, i) => {
     // Coinciding lines: the first is the widest, later ones are narrower, dashed and on top.
     const style = {fill: "none", stroke: COLOURS[s.colour % 10], "stroke-width": Math.max(1.4, 3.4 - .5 * i), "stroke-dasharray": DASHES[i % 10], "stroke-linejoin": "round"};
-    let run = [];
-    for (const p of [...s.points, [0, null]]) {
-      if (p[1] !== null) { run.push(`${X(p[0]).toFixed(1)},${Y(p[1]).toFixed(1)}`); continue; }
-      if (run.length > 1) drawn.append(svg("polyline", {...style, points: run.join(" ")}));
-      run = [];
-    }
+    const draw = (points, look) => {
+      let run = [];
+      for (const p of [...points, [0, null]]) {
+        if (p[1] !== null) { run.push(`${X(p[0]).toFixed(1)},${Y(p[1]).toFixed(1)}`); continue; }
+        if (run.length > 1) drawn.append(svg("polyline", {...look, points: run.join(" ")}));
+        run = [];
+      }
+    };
+    const noisy = s.points.length >= 50; // single rollouts faintly, their moving average on top
+    if (noisy) draw(s.points, {...style, "stroke-width": 1, "stroke-dasharray": "", opacity: .25});
+    draw(noisy ? smooth(s.points) : s.points, style);
     if (s.points.length < 40) for (const p of s.points) if (p[1] !== null) drawn.append(svg("circle", {cx: X(p[0]), cy: Y(p[1]), r: 2.4, fill: style.stroke}));
   });
   const cross = svg("line", {y1: T, y2: H - B, class: "cross", visibility: "hidden"}), select = svg("rect", {y: T, height: H - T - B, class: "select", visibility: "hidden"});
@@ -91,6 +105,7 @@ function chart(panel) {
   return box;
 }
 
+const ALL = "\u0000";
 // Completions of one prompt, those of one rollout side by side, rollouts from top to bottom; shading is entropy per token.
 function browser(samples) {
   const box = make("div"), names = Object.keys(samples).filter(n => samples[n].length);
@@ -100,8 +115,8 @@ function browser(samples) {
   const bar = make("p"); bar.append(runs, " ", prompts, " ", make("span", {class: "note"}, "shading: entropy of the token, dark is 2 nat or more"));
   const show = () => {
     out.replaceChildren();
-    const rows = samples[runs.value].filter(r => r.prompt === prompts.value);
-    if (rows.length) out.append(make("pre", {class: "prompt"}, rows[0].prompt));
+    const all = prompts.value === ALL, rows = samples[runs.value].filter(r => all || r.prompt === prompts.value);
+    if (rows.length && !all) out.append(make("pre", {class: "prompt"}, rows[0].prompt));
     for (const rollout of [...new Set(rows.map(r => r.rollout))]) {
       out.append(make("h4", {}, "rollout " + rollout)); const line = make("div", {class: "side"}); out.append(line);
       for (const r of rows.filter(q => q.rollout === rollout)) {
@@ -109,6 +124,7 @@ function browser(samples) {
         if (r.token_texts) r.token_texts.forEach((t, i) => text.append(make("span", {style: `background:rgba(237,174,73,${Math.min(1, r.token_entropies[i] / 2).toFixed(2)})`, title: r.token_entropies[i] + " nat"}, t)));
         else text.textContent = r.completion;
         const facts = `${r.outcome} · reward ${shown(r.reward)} · g(q) ${shown(r.group_accuracy)} · λ(q) ${shown(r.coefficient)} · H ${shown(r.entropy)} nat · ${r.tokens} tokens`;
+        if (all) card.append(make("pre", {class: "prompt"}, r.prompt));
         card.append(text, make("small", {}, facts)); line.append(card);
       }
     }
@@ -116,6 +132,8 @@ function browser(samples) {
   const list = () => {
     prompts.replaceChildren();
     const counts = new Map(); for (const r of samples[runs.value]) counts.set(r.prompt, (counts.get(r.prompt) || 0) + 1);
+    const repeated = Math.max(...counts.values()) > 1; // endless sources ask nothing twice: then the rollouts are what can be compared
+    if (!repeated) prompts.append(make("option", {value: ALL}, `every prompt (${samples[runs.value].length})`));
     for (const [p, n] of [...counts].sort((a, b) => b[1] - a[1])) prompts.append(make("option", {value: p}, `${p.slice(0, 70)} (${n})`));
     show();
   };

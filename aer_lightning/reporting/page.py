@@ -29,8 +29,8 @@ nav a { color: var(--accent); text-decoration: none; }
 nav a:hover { text-decoration: underline; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; margin: 8px 0 12px; }
-th, td { padding: 7px 12px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-thead th { border-bottom: 2px solid #cbd2d9; font-weight: 600; vertical-align: bottom; white-space: normal; min-width: 76px; }
+th, td { padding: 7px 9px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+thead th { border-bottom: 2px solid #cbd2d9; font-weight: 600; vertical-align: bottom; white-space: normal; min-width: 62px; }
 th:first-child, td:first-child, .text { text-align: left; }
 tbody th { font-weight: 600; }
 tbody tr:hover { background: var(--soft); }
