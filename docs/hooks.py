@@ -24,7 +24,8 @@ OPTIONS = {
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """``[text](../file)`` to ``text (`file`)``: files outside of docs/ are no pages."""
+    """``[text](../file)`` to ``text (`file`)``, files outside of docs being no pages; a block loses its mark for "needs a GPU"."""
+    markdown = re.sub(r"^```bash gpu$", "```bash", markdown, flags=re.MULTILINE)
     return re.sub(r"\[([^\]]+)\]\((?:\.\./)+((?!methods|control|nodes|precision|evaluation|diagnosis)[\w./-]+)\)", r"\1 (`\2`)", markdown)
 
 
@@ -57,7 +58,14 @@ def table(title: str, kind: Any) -> list[str]:
     for p in get_signature_parameters(kind):
         default = "required" if p.default is inspect.Parameter.empty else f"`{p.default!r}`"
         default = default if len(default) < 40 else "an own one"
-        meaning = " ".join((p.doc or "").split()).replace("<", "&lt;")
-        cells = (f"`{p.name}`", f"`{type_text(p.annotation)}`", default, meaning)
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        cells = (f"`{p.name}`", f"`{type_text(p.annotation)}`", default, " ".join((p.doc or "").split()))
+        rows.append("| " + " | ".join(map(cell, cells)) + " |")
     return [f"### {title}", "", "| option | type | default | meaning |", "|---|---|---|---|", *rows, ""] if rows else []
+
+
+def cell(text: str) -> str:
+    """Text as a cell: what means something to HTML or to a table is written otherwise, in code (between backticks) by a word."""
+    pieces = text.split("`")
+    return "`".join(
+        piece.replace("|", "or") if i % 2 else piece.replace("<", "&lt;").replace("|", "&#124;") for i, piece in enumerate(pieces)
+    )

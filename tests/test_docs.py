@@ -88,7 +88,9 @@ def test_the_site_builds_without_a_warning(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     options = (tmp_path / "site" / "reference" / "options" / "index.html").read_text()
-    assert "responses_per_prompt" in options and "workspace_mb" in options
+    assert "responses_per_prompt" in options and "workspace_mb" in options and "int or None" in options
+    assert "&amp;lt;" not in options
     yours = re.sub("<[^>]+>", "", (tmp_path / "site" / "howto" / "yours" / "index.html").read_text())
     assert "class SameNumber" in yours and "--8" not in yours, "files that a page includes are there"
+    assert "```" not in yours, "every block is one"
     assert "check_gold" in (tmp_path / "site" / "reference" / "api" / "index.html").read_text()
