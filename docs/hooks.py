@@ -65,7 +65,6 @@ def table(title: str, kind: Any) -> list[str]:
 
 def cell(text: str) -> str:
     """Text as a cell: what means something to HTML or to a table is written otherwise, in code (between backticks) by a word."""
-    pieces = text.split("`")
-    return "`".join(
-        piece.replace("|", "or") if i % 2 else piece.replace("<", "&lt;").replace("|", "&#124;") for i, piece in enumerate(pieces)
-    )
+    pieces = re.split(r"(`+[^`]*`+)", text)
+    plain = {"<": "&lt;", "|": "&#124;"}
+    return "".join(piece.replace("|", "or") if i % 2 else piece.translate(str.maketrans(plain)) for i, piece in enumerate(pieces))
