@@ -23,12 +23,10 @@ from aer_lightning.algorithms.objectives import (
     ImportanceWeights,
     Metrics,
     Objective,
-    finish_metrics,
     merge_metrics,
 )
 from aer_lightning.assets import resolve_model
-from aer_lightning.distributed import gather_objects, sum_over_ranks
-from aer_lightning.errors import ConfigError, NonFiniteLossError
+from aer_lightning.errors import ConfigError
 from aer_lightning.modules.adapters import Lora, check_same, description, without_adapters
 from aer_lightning.modules.evaluation import EvaluationSteps
 from aer_lightning.modules.gradients import clip, gradient_norm, loss_scale
@@ -45,9 +43,10 @@ from aer_lightning.modules.memory import (
 )
 from aer_lightning.modules.network import Backend, PolicyNetwork
 from aer_lightning.modules.optimizer_options import check_optimizer
+from aer_lightning.modules.record import StepRecord
 from aer_lightning.modules.sharding import check_strategy, decoder_layers, full_state, sharding_mesh
 from aer_lightning.parts import check_part
-from aer_lightning.rollout import Pack, RolloutBatch, RolloutInfo, measure
+from aer_lightning.rollout import Pack, RolloutBatch, measure
 
 # Options that ``load_from_checkpoint`` knows from the checkpoint; the others are no plain values, and train a model but are none of it.
 PLAIN = ("pretrained", "reference", "dtype", "attn_implementation", "trust_remote_code", "kernel_backend", "memory_mb")
@@ -143,9 +142,7 @@ class PolicyModule(EvaluationSteps):
         self.policy: PolicyNetwork | None = None
         # In a list, so that the reference is neither a parameter nor part of any checkpoint or sharding.
         self._reference: list[PolicyNetwork] = []
-        self._metrics: Metrics = {}
-        self._finished_rollout: RolloutInfo | None = None
-        self._non_finite: list[tuple[int, list[str]]] = []
+        self._record = StepRecord()
         self._norm: Tensor | None = None
         self._memory: MemorySchedule | None = None
 
@@ -310,9 +307,7 @@ class PolicyModule(EvaluationSteps):
         self.policy.release()  # type: ignore[union-attr]
         if not scored:
             measure(batch.info, batch.samples, self.device, mask_truncated_entropy=batch.mask_truncated_entropy)
-        self._note_non_finite(batch, totals)
-        self._metrics = merge_metrics(self._metrics, {name: (s.cpu(), n.cpu()) for name, (s, n) in metrics.items()})
-        self._finished_rollout = batch.info if batch.last else None
+        self._record.add(batch, metrics, totals)
         return (total + sum(totals[:-1])) * self.trainer.world_size
 
     def _keep(self, batch: RolloutBatch, pack: Pack, logprob: Tensor, entropy: Tensor) -> None:
@@ -325,46 +320,19 @@ class PolicyModule(EvaluationSteps):
         if self.reduce_gradients == "last_pack" and hasattr(self.policy, "set_requires_gradient_sync"):
             self.policy.set_requires_gradient_sync(last)  # type: ignore[union-attr, operator]
 
-    def _note_non_finite(self, batch: RolloutBatch, totals: list[Tensor]) -> None:
-        finite = torch.isfinite(torch.stack(totals)).tolist()
-        for places, fine in zip(batch.packs, finite, strict=True):
-            if not fine:
-                self._non_finite.append((batch.info.index, [batch.samples[i].prompt_id for i in places]))
-
     def optimizer_zero_grad(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: Lightning calls it before the last pack's backward, when the gradients of the others are there already."""
-
-    def _log_rollout(self, info: RolloutInfo) -> None:
-        """Log the means over the rollout's packs and ranks, and what the data measured of it."""
-        merged = self._metrics
-        if self.trainer.world_size > 1:
-            merged = merge_metrics(*gather_objects(self._metrics))
-        self._metrics = {}
-        means = finish_metrics(merged)
-        if "regularised_entropy" in means:  # what a coefficient that regularises a part of the entropy follows
-            info.stats["regularised_entropy"] = means.pop("regularised_entropy")
-        values = {f"train/{name}": value for name, value in means.items()}
-        values |= {f"rollout/{name}": value for name, value in info.stats.items()}
-        values |= {"rollout/index": float(info.index), "rollout/entropy": info.entropy}
-        self.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Stop before a non-finite update, on every rank at once, and log the gradient norm."""
         self._norm = gradient_norm(self.parameters())
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # fp16 scaling skips such steps by itself
+        scales = getattr(self.trainer.precision_plugin, "scaler", None) is not None  # fp16 scaling skips such steps by itself
         norm = float(self._norm) / loss_scale(self.trainer.precision_plugin, optimizer)
-        bad = bool(self._non_finite) or not (scaler is not None or norm < float("inf"))
-        if sum_over_ranks([float(bad)], self.device)[0]:
-            found = sorted({(index, name) for rank in gather_objects(self._non_finite) for index, names in rank for name in names})
-            where = f"rollout {found[0][0]}, prompts {', '.join(dict.fromkeys(n for _, n in found))}" if found else "no single pack"
-            raise NonFiniteLossError(
-                f"the loss or its gradient is not finite ({where}); the weights were not touched. Lower the learning rate, set "
-                "trainer.gradient_clip_val, or use trainer.precision bf16-mixed instead of 16-mixed; resume from the last checkpoint"
-            )
-        one = torch.tensor(1.0 / self.trainer.world_size)
-        self._metrics = merge_metrics(self._metrics, {"grad_norm": (norm * one, one)})
-        if self._finished_rollout is not None:
-            self._log_rollout(self._finished_rollout)
+        self._record.check(scales or norm < float("inf"), self.device)
+        self._record.add_gradient_norm(norm, self.trainer.world_size)
+        if self._record.finished is not None:
+            values = self._record.values(self._record.finished, self.trainer.world_size)
+            self.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -384,12 +352,11 @@ class PolicyModule(EvaluationSteps):
         """Keep the version count and the sums of an unfinished rollout, so that a resumed run logs what an uninterrupted one does."""
         checkpoint["weight_version"] = self.weight_version
         checkpoint["lora"] = description(self.lora)
-        checkpoint["metric_sums"] = gather_objects({name: list(pair) for name, pair in self._metrics.items()})
+        checkpoint["metric_sums"] = self._record.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take them back; adapters of another kind are refused."""
         check_same(checkpoint.get("lora"), self.lora)
         self.weight_version = checkpoint.get("weight_version", 0)
-        shares = checkpoint.get("metric_sums", [])
-        if self._trainer is not None and len(shares) == self.trainer.world_size:
-            self._metrics = {name: (pair[0], pair[1]) for name, pair in shares[self.trainer.global_rank].items()}
+        if self._trainer is not None:
+            self._record.load(checkpoint.get("metric_sums", []), self.trainer.global_rank, self.trainer.world_size)
