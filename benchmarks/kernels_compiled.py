@@ -133,9 +133,8 @@ def call_logits(rows: int, vocabulary: int, dtype: torch.dtype = torch.bfloat16,
     options = Options("triton", **flags)
     logits = torch.empty(rows, vocabulary, dtype=dtype)
     targets, inverse = torch.zeros(rows, dtype=torch.long), torch.ones(rows) if per_row else 1.0
-    top = (options.share, options.mass) if options.top else None
-    triton_backend.logits_statistics(logits, targets, inverse, options.squash, options.entropy, top)
-    triton_backend.logits_gradient(logits, logits, targets, torch.zeros(8 if top else 6, rows), options.squash)
+    triton_backend.logits_statistics(logits, targets, inverse, options.squash, options.entropy, options.top)
+    triton_backend.logits_gradient(logits, logits, targets, torch.zeros(8 if options.top else 6, rows), options.squash)
 
 
 def launches(device: Device, thorough: bool) -> dict[str, Launch]:

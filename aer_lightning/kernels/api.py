@@ -100,8 +100,9 @@ def logits_token_stats(
             _check_in_place(logits)
         start, total, group = _placement(shard, logits.shape[1])
         options = replace(options, start=start, total=total, group=group, in_place=inplace_backward)
-        apply = operators.logits_statistics if _traced(logits) else operators.LogitsStatistics.apply
-        results = apply(logits, targets, per_row, *options.encode())[:3]
+        traced = _traced(logits)
+        apply = operators.logits_statistics if traced else operators.LogitsStatistics.apply
+        results = apply(logits, targets, per_row, *(options.encode() if traced else (options,)))[:3]
     return _named(results, logprob_only, entropy_only, return_lse)
 
 
@@ -198,8 +199,9 @@ def linear_token_stats(
             options = replace(options, plan=operators.make_plan(hidden, weight, options, bias is not None, True, differentiated))
         elif (plan.tokens, plan.width, plan.vocabulary) != (max(1, hidden.shape[0]), *weight.shape[::-1]):
             raise ConfigError(f"plan: is for {plan.tokens} x {plan.width} x {plan.vocabulary}, hidden and weight are others")
-        apply = operators.linear_statistics if _traced(hidden) else operators.LinearStatistics.apply
-        results = apply(hidden, weight, bias, targets, per_row, weight_cast, *options.encode())[:3]
+        traced = _traced(hidden)
+        apply = operators.linear_statistics if traced else operators.LinearStatistics.apply
+        results = apply(hidden, weight, bias, targets, per_row, weight_cast, *(options.encode() if traced else (options,)))[:3]
     return _named(results, logprob_only, entropy_only, return_lse)
 
 

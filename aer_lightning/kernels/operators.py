@@ -1,12 +1,15 @@
 """The statistics as nodes of autograd, and under `torch.compile` as custom operators `aer_lightning::*` that are opaque to it.
 
 What is common to the backends is here: rows that are ignored or have no upstream gradient are left out before any product, targets are
-checked, and the statistics of vocabulary shards are gathered.
+checked, and the statistics of vocabulary shards are gathered. A function's last arguments are its `Options`, or for an operator their
+encoding.
 """
 
 from __future__ import annotations
 
 import importlib
+import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,12 +29,35 @@ def backend(name: str) -> Any:
     return importlib.import_module(f"aer_lightning.kernels.{name}_backend")
 
 
-def _logits_forward(
-    logits: Tensor, targets: Tensor, row_temperature: Tensor | None, options: str, integers: list[int], numbers: list[float]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _operator(name: str, function: Callable[..., Any], arguments: str, results: str, fake: Callable[..., Any]) -> Any:
+    schema = f"({arguments}, str options, int[] integers, float[] numbers) -> {results}"
+    mutated = re.findall(r"!\)\??\s(\w+)", arguments)
+    made = torch.library.custom_op(f"aer_lightning::{name}", function, mutates_args=mutated, schema=schema)
+    made.register_fake(fake)
+    return made
+
+
+def _node(forward: Callable[..., tuple[Tensor, ...]], setup: Callable[..., None], backward: Callable[..., Any]) -> Any:
+    """The same without the dispatch of an operator, which costs more than the work of a tiny vocabulary."""
+
+    class Node(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
+            output = forward(*inputs)
+            setup(ctx, inputs, output)
+            return output
+
+    Node.backward = staticmethod(backward)  # type: ignore[assignment]
+    return Node
+
+
+def _decoded(options: tuple[Any, ...]) -> Options:
+    return options[0] if isinstance(options[0], Options) else Options.decode(*options)
+
+
+def _logits_forward(logits: Tensor, targets: Tensor, row_temperature: Tensor | None, *options: Any) -> tuple[Tensor, ...]:
     """Log-probability, entropy and log-sum-exp ``[N]`` of logits ``[N, V]``, and what the backward pass needs ``[3 or 5, N]``."""
-    chosen = Options.decode(options, integers, numbers)
-    dtype = accumulation_dtype(logits.dtype)
+    chosen = _decoded(options)
     with torch.autocast(logits.device.type, enabled=False):
         kept, index = kept_rows(targets, chosen.ignore_index, chosen.total or logits.shape[1])
         check_row_temperature(row_temperature, kept)
@@ -39,46 +65,23 @@ def _logits_forward(
             logits, targets = logits[index], targets[index]  # a copy, smaller than what it saves
         else:
             index = None
-        inverse = chosen.inverse(row_temperature, index, kept, dtype)
-        top = (chosen.share, chosen.mass) if chosen.top else None
-        merged, tops = backend(chosen.backend).logits_statistics(
-            logits, targets - chosen.start, inverse, chosen.squash, chosen.entropy, top
-        )
+        inverse = chosen.inverse(row_temperature, index, kept, accumulation_dtype(logits.dtype))
+        statistics = backend(chosen.backend).logits_statistics
+        merged, tops = statistics(logits, targets - chosen.start, inverse, chosen.squash, chosen.entropy, chosen.top)
         return _results(merged, tops, inverse, chosen, kept, index)
 
 
-logits_statistics = torch.library.custom_op("aer_lightning::logits_statistics", _logits_forward, mutates_args=())
-
-
-@logits_statistics.register_fake
-def _(
-    logits: Tensor, targets: Tensor, row_temperature: Tensor | None, options: str, integers: list[int], numbers: list[float]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _fake_results(logits, accumulation_dtype(logits.dtype), Options.decode(options, integers, numbers))
-
-
-def _logits_gradient(
-    gradient: Tensor, logits: Tensor, targets: Tensor, factors: Tensor, options: str, integers: list[int], numbers: list[float]
-) -> None:
+def _logits_gradient(gradient: Tensor, logits: Tensor, targets: Tensor, factors: Tensor, *options: Any) -> None:
     """Write the gradient of the logits into `gradient`, which may be the logits; rows without upstream gradients become exactly 0."""
-    chosen = Options.decode(options, integers, numbers)
+    chosen = _decoded(options)
     with torch.autocast(logits.device.type, enabled=False):
         backend(chosen.backend).logits_gradient(gradient, logits, targets - chosen.start, factors, chosen.squash)
-
-
-logits_gradient_ = torch.library.custom_op("aer_lightning::logits_gradient_", _logits_gradient, mutates_args=("gradient",))
-
-
-@logits_gradient_.register_fake
-def _(*args: Any) -> None:
-    return None
 
 
 def _logits_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     logits, targets, row_temperature, *ctx.options = inputs
     logprob, _, _, saved = output
     ctx.set_materialize_grads(False)
-    ctx.direct = False  # through the operator, which tracing must not look into
     ctx.mark_non_differentiable(saved)
     ctx.save_for_backward(logits, targets, row_temperature, logprob, saved)
 
@@ -86,48 +89,34 @@ def _logits_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 @once_differentiable
 def _logits_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     logits, targets, row_temperature, logprob, saved = ctx.saved_tensors
-    options = Options.decode(*ctx.options)
+    options, direct = _decoded(ctx.options), len(ctx.options) == 1
     kept = None if options.ignore_index is None else targets != options.ignore_index
     inverse = options.inverse(row_temperature, None, kept, saved.dtype)
     factors = gradient_factors(logprob, saved, inverse, upstream(grads[:3], kept), options.squash)
     gradient = logits.detach() if options.in_place else torch.empty_like(logits, memory_format=torch.contiguous_format)
-    differentiate: Any = _logits_gradient if ctx.direct else logits_gradient_
-    differentiate(gradient, logits.detach(), targets, factors, *ctx.options)
-    if options.in_place and ctx.direct:  # a kernel writes without torch's knowledge; a second backward pass has to be refused
+    (_logits_gradient if direct else logits_gradient_)(gradient, logits.detach(), targets, factors, *ctx.options)
+    if options.in_place and direct:  # a kernel writes without torch's knowledge; a second backward pass has to be refused
         torch.autograd.graph.increment_version(logits)
-    return gradient, *(None,) * 5
+    return gradient, *(None,) * (2 + len(ctx.options))
 
 
+logits_statistics = _operator(
+    "logits_statistics", _logits_forward, "Tensor logits, Tensor targets, Tensor? row_temperature", "(Tensor, Tensor, Tensor, Tensor)",
+    lambda logits, _targets, _temperature, *options: _fake_results(logits, accumulation_dtype(logits.dtype), _decoded(options)),
+)  # fmt: skip
+logits_gradient_ = _operator(
+    "logits_gradient_", _logits_gradient, "Tensor(a!) gradient, Tensor logits, Tensor targets, Tensor factors", "()", lambda *_: None
+)
 logits_statistics.register_autograd(_logits_backward, setup_context=_logits_setup)
-
-
-class LogitsStatistics(torch.autograd.Function):
-    """The same without the dispatch of a custom operator, which costs more than the work of a tiny vocabulary."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
-        """See `_logits_forward`."""
-        output = _logits_forward(*inputs)
-        _logits_setup(ctx, inputs, output)
-        ctx.direct = True
-        return output
-
-    backward = staticmethod(_logits_backward)  # type: ignore[assignment]
+LogitsStatistics = _node(_logits_forward, _logits_setup, _logits_backward)
 
 
 def _linear_forward(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    row_temperature: Tensor | None,
-    weight_cast: Tensor | None,
-    options: str,
-    integers: list[int],
-    numbers: list[float],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, row_temperature: Tensor | None, weight_cast: Tensor | None,
+    *options: Any,
+) -> tuple[Tensor, ...]:  # fmt: skip
     """Statistics of ``hidden @ weight.T + bias`` as above, then the cache of logits and its tile maxima."""
-    chosen = Options.decode(options, integers, numbers)
+    chosen = _decoded(options)
     with torch.autocast(hidden.device.type, enabled=False):
         kept, index = kept_rows(targets, chosen.ignore_index, chosen.total or weight.shape[0])
         check_row_temperature(row_temperature, kept)
@@ -135,58 +124,36 @@ def _linear_forward(
         cache, maximum = _allocate(hidden, weight, head.rows, chosen)
         keeps = walk.Cache(cache[:, : weight.shape[0]], maximum) if head.plan.cached else None
         engine = backend(chosen.backend).engine(head, chosen.entropy, backward=False)
-        merged, tops = walk.forward(engine, head, keeps, (chosen.share, chosen.mass) if chosen.top else None)
+        merged, tops = walk.forward(engine, head, keeps, chosen.top)
         return (*_results(merged, tops, head.inverse, chosen, kept, index), cache, maximum)
 
 
-linear_statistics = torch.library.custom_op("aer_lightning::linear_statistics", _linear_forward, mutates_args=())
-
-
-@linear_statistics.register_fake
-def _(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, row_temperature: Tensor | None, weight_cast: Tensor | None,
-    options: str, integers: list[int], numbers: list[float]
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    chosen = Options.decode(options, integers, numbers)
+def _linear_fake(hidden: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    chosen = _decoded(others[4:])
     results = _fake_results(hidden, accumulation_dtype(hidden.dtype, weight.dtype), chosen)
     return (*results, *_allocate(hidden, weight, hidden.shape[0], chosen))
 
 
 def _linear_gradients(
-    grad_hidden: Tensor | None,
-    grad_weight: Tensor | None,
-    grad_bias: Tensor | None,
-    cache: Tensor | None,
-    maximum: Tensor | None,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    row_temperature: Tensor | None,
-    weight_cast: Tensor | None,
-    logprob: Tensor,
-    saved: Tensor,
-    grad_logprob: Tensor | None,
-    grad_entropy: Tensor | None,
-    grad_lse: Tensor | None,
-    add: bool,
-    options: str,
-    integers: list[int],
-    numbers: list[float],
-) -> None:
+    grad_hidden: Tensor | None, grad_weight: Tensor | None, grad_bias: Tensor | None, cache: Tensor | None, maximum: Tensor | None,
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, row_temperature: Tensor | None, weight_cast: Tensor | None,
+    logprob: Tensor, saved: Tensor, grad_logprob: Tensor | None, grad_entropy: Tensor | None, grad_lse: Tensor | None, add: bool,
+    *options: Any,
+) -> None:  # fmt: skip
     """Write the gradients that there is a tensor for; `add` adds that of the weight. The gradient of the logits replaces the cache."""
-    chosen = Options.decode(options, integers, numbers)
+    chosen = _decoded(options)
     with torch.autocast(hidden.device.type, enabled=False):
         kept = None if chosen.ignore_index is None else targets != chosen.ignore_index
         grads = upstream((grad_logprob, grad_entropy, grad_lse), kept)
         cached = chosen.plan is not None and chosen.plan.cached
+        index = None
         if not cached:
             active = torch.zeros_like(targets, dtype=torch.bool)
             for gradient in grads:
                 active = active if gradient is None else active | (gradient != 0)
             index = selected_rows(active)
-        else:
-            index = None if kept is None else selected_rows(kept)  # its rows are those that the forward pass kept
+        elif kept is not None:
+            index = selected_rows(kept)  # its rows are those that the forward pass kept
         head = _head(hidden, weight, bias, targets - chosen.start, row_temperature, weight_cast, chosen, index, kept)
         if head.rows < hidden.shape[0] or head.rows == 0:
             for result in (grad_hidden, None if add or head.rows else grad_weight, None if head.rows else grad_bias):
@@ -198,40 +165,30 @@ def _linear_gradients(
             logprob, saved = logprob[index], saved[:, index]
             grads = tuple(None if gradient is None else gradient[index] for gradient in grads)  # type: ignore[assignment]
         factors = gradient_factors(logprob, saved, head.inverse, grads, chosen.squash)
+        engine = backend(chosen.backend).engine
         if cached and cache is None:  # a second backward pass: the first wrote over the logits
             cache, maximum = _allocate(hidden, weight, head.rows, chosen)
-            engine = backend(chosen.backend).engine(head, False, backward=False)
-            walk.forward(engine, head, walk.Cache(cache[:, : weight.shape[0]], maximum), None)
+            walk.forward(engine(head, False, backward=False), head, walk.Cache(cache[:, : weight.shape[0]], maximum), None)
         keeps = None if cache is None or maximum is None else walk.Cache(cache[:, : weight.shape[0]], maximum)
         target = grad_hidden
         if grad_hidden is not None and chosen.group:  # each rank has the part of its slice of V; the sum is rounded, not its parts
             target = torch.zeros_like(grad_hidden, dtype=factors.dtype)
-        engine = backend(chosen.backend).engine(head, chosen.entropy, backward=True)
-        walk.backward(engine, head, keeps, factors, (target, grad_weight, grad_bias), add)
+        walk.backward(engine(head, chosen.entropy, backward=True), head, keeps, factors, (target, grad_weight, grad_bias), add)
         if grad_hidden is not None and target is not None and chosen.group:
             dist.all_reduce(target, group=_process_group(chosen.group))
             grad_hidden.copy_(target)
 
 
-MUTATED = ("grad_hidden", "grad_weight", "grad_bias", "cache")
-linear_gradients_ = torch.library.custom_op("aer_lightning::linear_gradients_", _linear_gradients, mutates_args=MUTATED)
-
-
-@linear_gradients_.register_fake
-def _(*args: Any) -> None:
-    return None
-
-
 def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    hidden, weight, bias, targets, row_temperature, weight_cast, *ctx.options = inputs
+    *tensors, targets, row_temperature, weight_cast = inputs[:6]
+    ctx.options = inputs[6:]
     logprob, _, _, saved, cache, maximum = output
     ctx.set_materialize_grads(False)
-    ctx.direct = False  # through the operator, which tracing must not look into
     ctx.mark_non_differentiable(saved, cache, maximum)
     # The weight is saved as it came, so that FSDP2 can free and refill its storage between the passes. The cache is not: the first
     # backward pass writes over it and lets it go; a second one (retain_graph) computes the logits again.
-    ctx.save_for_backward(hidden, weight, bias, targets, row_temperature, weight_cast, logprob, saved)
-    chosen = Options.decode(*ctx.options)
+    ctx.save_for_backward(*tensors, targets, row_temperature, weight_cast, logprob, saved)
+    chosen = _decoded(ctx.options)
     ctx.cache = (cache, maximum) if chosen.plan is not None and chosen.plan.cached else None
 
 
@@ -244,31 +201,26 @@ def _linear_backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         torch.empty_like(value, memory_format=torch.contiguous_format) if need and value is not None else None
         for value, need in zip((hidden, None if add else weight, bias), ctx.needs_input_grad, strict=False)
     ]
-    cache, maximum = kept or (None, None)
     inputs = [None if value is None else value.detach() for value in (hidden, weight, bias)]
-    differentiate: Any = _linear_gradients if ctx.direct else linear_gradients_
-    differentiate(
-        results[0], weight.grad if add else results[1], results[2], cache, maximum, *inputs, targets, row_temperature, weight_cast,
+    (_linear_gradients if len(ctx.options) == 1 else linear_gradients_)(
+        results[0], weight.grad if add else results[1], results[2], *(kept or (None, None)), *inputs, targets, row_temperature, weight_cast,
         logprob.detach(), saved, *grads[:3], add, *ctx.options,
     )  # fmt: skip
-    return (*results, *(None,) * 6)
+    return (*results, *(None,) * (3 + len(ctx.options)))
 
 
+INPUTS = "Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, Tensor? row_temperature, Tensor? weight_cast"
+linear_statistics = _operator(
+    "linear_statistics", _linear_forward, INPUTS, "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)", _linear_fake
+)
+linear_gradients_ = _operator(
+    "linear_gradients_", _linear_gradients,
+    "Tensor(a!)? grad_hidden, Tensor(b!)? grad_weight, Tensor(c!)? grad_bias, Tensor(d!)? cache, Tensor? maximum, "
+    f"{INPUTS}, Tensor logprob, Tensor saved, Tensor? grad_logprob, Tensor? grad_entropy, Tensor? grad_lse, bool add",
+    "()", lambda *_: None,
+)  # fmt: skip
 linear_statistics.register_autograd(_linear_backward, setup_context=_linear_setup)
-
-
-class LinearStatistics(torch.autograd.Function):
-    """The same without the dispatch of a custom operator."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
-        """See `_linear_forward`."""
-        output = _linear_forward(*inputs)
-        _linear_setup(ctx, inputs, output)
-        ctx.direct = True
-        return output
-
-    backward = staticmethod(_linear_backward)  # type: ignore[assignment]
+LinearStatistics = _node(_linear_forward, _linear_setup, _linear_backward)
 
 
 def _adds_to_grad(weight: Tensor) -> bool:
@@ -311,8 +263,8 @@ def make_plan(hidden: Tensor, weight: Tensor, options: Options, bias: bool, cach
     memory = automatic_budget(hidden.device, described) / MIB if isinstance(options.memory, str) else options.memory
     return plan(
         hidden.shape[0], hidden.shape[1], weight.shape[0], product_dtype(hidden.dtype, weight.dtype), memory, described,
-        weight_dtype=weight.dtype, gradient=gradient, cache=cache, top=options.top, plain=not options.squash and not options.top, bias=bias,
-        aligned=aligned, form="torch" if options.backend == "torch" else "auto",
+        weight_dtype=weight.dtype, gradient=gradient, cache=cache, top=bool(options.top), plain=not options.squash and not options.top,
+        bias=bias, aligned=aligned, form="torch" if options.backend == "torch" else "auto",
     )  # fmt: skip
 
 

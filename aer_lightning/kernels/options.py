@@ -35,9 +35,9 @@ class Options:
     in_place: bool = False
 
     @property
-    def top(self) -> bool:
-        """Whether the entropy is over a part of the row."""
-        return self.entropy and (self.share < 1 or self.mass < 1)
+    def top(self) -> tuple[float, float] | None:
+        """Share and mass of the part of the row that the entropy is over; None for the whole row."""
+        return (self.share, self.mass) if self.entropy and (self.share < 1 or self.mass < 1) else None
 
     @property
     def usual(self) -> bool:

@@ -25,20 +25,17 @@ def logits_statistics(
     return out[:4], out[4:]
 
 
-def logits_gradient(gradient: Tensor, logits: Tensor, targets: Tensor, factors: Tensor, squash: float) -> None:
+def logits_gradient(
+    gradient: Tensor, logits: Tensor, targets: Tensor, factors: Tensor, squash: float, scratch: _Scratch | None = None
+) -> None:
     """Write the gradient of logits ``[N, V]`` into `gradient`, which may be the logits themselves."""
-    step = _rows_at_once(logits)
-    scratch = _Scratch(logits, step * logits.shape[1], factors.dtype)
+    scratch = scratch or _Scratch(logits, _rows_at_once(logits) * logits.shape[1], factors.dtype)
+    step = max(1, scratch.elements // logits.shape[1])
     for start, stop in spans(logits.shape[0], step):
         target = gradient[start:stop] if gradient.dtype == factors.dtype else None
         result = _differentiate(logits[start:stop], targets[start:stop], factors[:, start:stop], squash, scratch, target)
         if target is None:
             gradient[start:stop] = result
-
-
-def engine(head: Head, entropy: bool, backward: bool) -> TorchEngine:
-    """The engine of one pass."""
-    return TorchEngine(head, entropy, backward)
 
 
 class TorchEngine:
@@ -59,17 +56,14 @@ class TorchEngine:
         """See `walk.Engine`."""
         if computed or block.cache is None:
             return _differentiate(self._project(block), block.targets, factors, block.squash, self.scratch, None).to(self.operand)
-        step = max(1, self.scratch.elements // block.cache.shape[1])
-        for start, stop in spans(block.cache.shape[0], step):
-            part = block.cache[start:stop]
-            _differentiate(part, block.targets[start:stop], factors[:, start:stop], block.squash, self.scratch, part)
+        logits_gradient(block.cache, block.cache, block.targets, factors, block.squash, self.scratch)
         return block.cache
 
     def _project(self, block: Block) -> Tensor:
         logits = block.logits
         if logits is None:
             shape = (block.hidden.shape[0], block.weight.shape[0])
-            logits = self.scratch.first(shape) if block.cache is None else block.cache
+            logits = self.scratch(0, shape) if block.cache is None else block.cache
             walk.product(logits, block.hidden, block.weight.T)
         elif block.cache is not None:
             logits = block.cache.copy_(logits)
@@ -78,24 +72,21 @@ class TorchEngine:
         return logits
 
 
+engine = TorchEngine
+
+
 class _Scratch:
-    """Buffers of a block, made when they are first used."""
+    """Two buffers of a block, made when they are first used."""
 
     def __init__(self, like: Tensor, elements: int, dtype: torch.dtype) -> None:
         self.like, self.elements, self.dtype = like, max(1, elements), dtype
-        self.buffers: dict[int, Tensor] = {}
+        self.buffers: list[Tensor | None] = [None, None]
 
-    def _view(self, number: int, shape: tuple[int, ...]) -> Tensor:
-        buffer = self.buffers.get(number)
-        if buffer is None or buffer.numel() < shape[0] * shape[1]:
-            buffer = self.buffers[number] = self.like.new_empty(max(self.elements, shape[0] * shape[1]), dtype=self.dtype)
-        return buffer[: shape[0] * shape[1]].view(shape)
-
-    def first(self, shape: tuple[int, ...]) -> Tensor:
-        return self._view(0, shape)
-
-    def second(self, shape: tuple[int, ...]) -> Tensor:
-        return self._view(1, shape)
+    def __call__(self, number: int, shape: tuple[int, ...]) -> Tensor:
+        buffer, size = self.buffers[number], shape[0] * shape[1]
+        if buffer is None or buffer.numel() < size:
+            buffer = self.buffers[number] = self.like.new_empty(max(self.elements, size), dtype=self.dtype)
+        return buffer[:size].view(shape)
 
 
 def _statistics(
@@ -105,16 +96,16 @@ def _statistics(
     """Write the statistics of a block; the logits may lie in the first buffer and are overwritten then."""
     shape = tuple(logits.shape)
     if squash:
-        logits = scratch.first(shape).copy_(logits).mul_(squash).tanh_()
+        logits = scratch(0, shape).copy_(logits).mul_(squash).tanh_()
     inside = (targets >= 0) & (targets < shape[1])
     at_target = logits.gather(1, targets.clamp(0, shape[1] - 1).unsqueeze(1)).squeeze(1).to(out.dtype)
     maximum = logits.amax(1).to(out.dtype)
     if top:
         out[4] = top_threshold(logits.to(out.dtype), inverse, *top)
         beyond = logits < out[4].unsqueeze(1)
-    distance = torch.sub(logits, finite_maximum(maximum).unsqueeze(1), out=scratch.first(shape))
+    distance = torch.sub(logits, finite_maximum(maximum).unsqueeze(1), out=scratch(0, shape))
     _times(distance, inverse)
-    shares = torch.exp(distance, out=scratch.second(shape))
+    shares = torch.exp(distance, out=scratch(1, shape))
     out[0], out[2], out[3] = maximum, 0, at_target.where(inside, torch.zeros_like(at_target))
     if entropy:
         distance.clamp_(min=LOWEST_EXPONENT).mul_(shares)  # no 0 * -inf
@@ -142,14 +133,14 @@ def _differentiate(logits: Tensor, targets: Tensor, factors: Tensor, squash: flo
     """Differentiate a block of logits ``[n, v]`` into `out` or the first buffer; the logits may lie in either and are overwritten then."""
     shape = tuple(logits.shape)
     maximum, log_sum, inverse, at_target, common, slope = factors[:6].unsqueeze(2)
-    result = scratch.first(shape) if out is None else out
+    result = scratch(0, shape) if out is None else out
     slopes = None
     if squash:
         logits = result.copy_(logits).mul_(squash).tanh_()
         slopes = torch.addcmul(torch.ones_like(maximum), logits, logits, value=-1)
     beyond = logits < factors[6].unsqueeze(1) if len(factors) == 8 else None
     log_probability = torch.sub(logits, maximum, out=result).mul_(inverse).sub_(log_sum)
-    probability = torch.exp(log_probability, out=scratch.second(shape))
+    probability = torch.exp(log_probability, out=scratch(1, shape))
     log_probability.clamp_(min=LOWEST_EXPONENT)  # no 0 * -inf
     if beyond is not None:
         log_probability.add_(factors[7].unsqueeze(1)).masked_fill_(beyond, 0.0)

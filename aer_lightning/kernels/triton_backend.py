@@ -36,11 +36,6 @@ def logits_gradient(gradient: Tensor, logits: Tensor, targets: Tensor, factors: 
         gradient.copy_(result)
 
 
-def engine(head: Head, entropy: bool, backward: bool) -> TritonEngine:
-    """The engine of one pass."""
-    return TritonEngine(head, entropy, backward)
-
-
 class TritonEngine:
     """See `walk.Engine`."""
 
@@ -113,6 +108,9 @@ class TritonEngine:
         if rows > buffer.shape[0] or columns > buffer.shape[1]:  # a whole cache that is spent: the plan's blocks are for that cache
             return buffer.new_empty((rows, -(-columns // 64) * 64))[:, :columns]
         return buffer[:rows, :columns]
+
+
+engine = TritonEngine
 
 
 def _statistics(

@@ -70,16 +70,9 @@ def gradient_kernel(
 
 
 def launch_gradient(
-    gradient: Tensor,
-    logits: Tensor,
-    maximum: Tensor | None,
-    bias: Tensor | None,
-    targets: Tensor,
-    squash: Tensor | None,
-    factors: Tensor,
-    block: int,
-    first_tile: int = 0,
-) -> None:
+    gradient: Tensor, logits: Tensor, maximum: Tensor | None, bias: Tensor | None, targets: Tensor, squash: Tensor | None, factors: Tensor,
+    block: int, first_tile: int = 0,
+) -> None:  # fmt: skip
     """Write the gradient of logits ``[n, V]``, or of the cache if there are tile maxima."""
     rows, columns = logits.shape
     if rows == 0:

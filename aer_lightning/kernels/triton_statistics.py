@@ -100,18 +100,9 @@ def statistics_kernel(
 
 
 def launch_statistics(
-    partials: Tensor,
-    logits: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    inverse: Tensor,
-    squash: Tensor | None,
-    threshold: Tensor | None,
-    split_blocks: int,
-    cache: tuple[Tensor, Tensor, int] | None,
-    entropy: bool,
-    block: int,
-) -> None:
+    partials: Tensor, logits: Tensor, bias: Tensor | None, targets: Tensor, inverse: Tensor, squash: Tensor | None,
+    threshold: Tensor | None, split_blocks: int, cache: tuple[Tensor, Tensor, int] | None, entropy: bool, block: int,
+) -> None:  # fmt: skip
     """Write the statistics ``[4 or 7, S, n]`` of logits ``[n, V]``; the cache is (logits in fp16, tile maxima, the first tile)."""
     rows, columns = logits.shape
     if rows == 0:

@@ -66,18 +66,10 @@ class Head:
         logits: Tensor | None = None,
     ) -> Block:
         """One block of the logits."""
-        return Block(
-            hidden,
-            weight,
-            logits,
-            None if self.bias is None else self.bias[columns[0] : columns[1]],
-            self.targets[rows[0] : rows[1]] - columns[0],
-            rows_of(self.inverse, *rows),
-            self.squash,
-            None if kept is None else kept.logits[rows[0] : rows[1], columns[0] : columns[1]],
-            None if kept is None else kept.maximum[rows[0] : rows[1]],
-            columns[0],
-        )
+        down, across = slice(*rows), slice(*columns)
+        cache, maximum = (None, None) if kept is None else (kept.logits[down, across], kept.maximum[down])
+        bias, targets = None if self.bias is None else self.bias[across], self.targets[down] - columns[0]
+        return Block(hidden, weight, logits, bias, targets, rows_of(self.inverse, *rows), self.squash, cache, maximum, columns[0])
 
 
 @dataclass(frozen=True)
