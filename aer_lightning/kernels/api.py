@@ -130,8 +130,10 @@ def linear_token_stats(
     """Log-probability and entropy of ``softmax((hidden @ weight.T + bias) / temperature)``, without ever holding the logits ``[N, V]``.
 
     Products are taken in the dtype of `hidden` (under autocast: its dtype) with fp32 sums: a weight of another dtype, such as an fp32
-    master weight, is cast slice by slice, and its gradient is the fp32 sum, unrounded. Differentiable once, in all results, with respect
-    to `hidden`, `weight` and `bias`; only the gradients that are needed are computed, and rows without upstream gradients cost nothing.
+    master weight, is cast (a bf16 `hidden` rounds it) slice by slice, and its gradient is the fp32 sum, unrounded; for fp32 products give
+    ``hidden.float()``. Differentiable once, in all results, with respect to `hidden`, `weight` and `bias`; only the gradients that are
+    needed are computed, and rows without upstream gradients cost nothing. A second backward pass (``retain_graph=True``) gives the same,
+    and computes logits that were kept again, because the first wrote over them.
     In a plain ``backward()`` the gradient is added straight into an fp32 ``weight.grad`` that is there already.
 
     Args:

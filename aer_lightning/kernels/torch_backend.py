@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from aer_lightning.kernels import walk
 from aer_lightning.kernels.planning import CPU_BLOCK_ELEMENTS
-from aer_lightning.kernels.statistics import LOWEST_EXPONENT, accumulation_dtype, finite_maximum, top_threshold
+from aer_lightning.kernels.statistics import accumulation_dtype, finite_maximum, top_threshold
 from aer_lightning.kernels.walk import Block, Head, rows_of, spans
 
 
@@ -105,11 +107,11 @@ def _statistics(
         beyond = logits < out[4].unsqueeze(1)
     distance = torch.sub(logits, finite_maximum(maximum).unsqueeze(1), out=scratch(0, shape))
     _times(distance, inverse)
+    _cut(distance, 1.0)
     shares = torch.exp(distance, out=scratch(1, shape))
     out[0], out[2], out[3] = maximum, 0, at_target.where(inside, torch.zeros_like(at_target))
     if entropy:
-        distance.clamp_(min=LOWEST_EXPONENT).mul_(shares)  # no 0 * -inf
-        out[2] = distance.sum(1)
+        out[2] = distance.mul_(shares).sum(1)
     out[1] = _rest(shares, maximum, scratch, distance if not top else None)
     if top:
         out[6] = distance.masked_fill_(beyond, 0.0).sum(1)
@@ -139,9 +141,11 @@ def _differentiate(logits: Tensor, targets: Tensor, factors: Tensor, squash: flo
         logits = result.copy_(logits).mul_(squash).tanh_()
         slopes = torch.addcmul(torch.ones_like(maximum), logits, logits, value=-1)
     beyond = logits < factors[6].unsqueeze(1) if len(factors) == 8 else None
-    log_probability = torch.sub(logits, maximum, out=result).mul_(inverse).sub_(log_sum)
+    log_probability = torch.sub(logits, maximum, out=result)
+    if logits.is_cuda or bool((inverse != 1).any()):
+        log_probability.mul_(inverse)
+    _cut(log_probability.sub_(log_sum), 1.0 if logits.is_cuda else float(factors[3:6].abs().amax()))
     probability = torch.exp(log_probability, out=scratch(1, shape))
-    log_probability.clamp_(min=LOWEST_EXPONENT)  # no 0 * -inf
     if beyond is not None:
         log_probability.add_(factors[7].unsqueeze(1)).masked_fill_(beyond, 0.0)
     gradient = log_probability.mul_(-slope).add_(common).mul_(probability)
@@ -159,6 +163,15 @@ def _differentiate(logits: Tensor, targets: Tensor, factors: Tensor, squash: flo
 def _rows_at_once(logits: Tensor) -> int:
     elements = CPU_BLOCK_ELEMENTS if logits.device.type == "cpu" else CPU_BLOCK_ELEMENTS * 16
     return max(1, min(logits.shape[0], elements // max(1, logits.shape[1])))
+
+
+def _cut(exponents: Tensor, factor: float) -> None:
+    """Let e^x be 0 where e^x or e^x times a factor below 1 has no normal number: products of denormal ones take 20 times as long.
+
+    The exponent there becomes finite, because 0 * -inf would be NaN; NaN stays.
+    """
+    lowest = math.log(torch.finfo(exponents.dtype).tiny)
+    torch.threshold_(exponents, lowest - math.log(factor) if 0 < factor < 1 else lowest, -1000.0)
 
 
 def _times(block: Tensor, inverse: Tensor | float) -> None:

@@ -104,6 +104,24 @@ def test_kernels_do_not_import_triton() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
+def test_torch_is_all_that_is_needed() -> None:
+    """What `from aer_lightning.kernels import ...`, a forward and a backward pass load beside torch is this package alone."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, torch; before = set(sys.modules)\n"
+        "from aer_lightning.kernels import linear_token_stats\n"
+        "for columns in (40, 900):\n"
+        "    hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(columns, 4, requires_grad=True)\n"
+        "    logprob, entropy = linear_token_stats(hidden, weight, torch.zeros(3, dtype=torch.long))\n"
+        "    (logprob.sum() + entropy.sum()).backward()\n"
+        "new = {name.split('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)\n"
+        "print(sorted(new - {'torch', 'triton'}))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "['aer_lightning']"
+
+
 def test_dtensor_is_refused(tmp_path: Any) -> None:
     import torch.distributed as dist
     from torch.distributed.tensor import distribute_tensor, init_device_mesh

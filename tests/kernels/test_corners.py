@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from aer_lightning.errors import ConfigError, DataError
 from aer_lightning.kernels import linear_token_stats, logits_token_stats, reference, walk
+from aer_lightning.kernels.options import Options
 
 F64 = torch.float64
 
@@ -62,6 +63,19 @@ def test_near_certainty_every_digit_counts(setting: Setting, gap: float, target:
         if target == 0 and upstream[0] is not None:
             exact = (upstream[0].double() * rest / (1 + rest)).detach()
             torch.testing.assert_close(ours[2][0][:, 0].cpu().double(), exact, rtol=2e-5, atol=0)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="processors flush them or not; on a CPU products of them take 20 times as long")
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_gradients_hold_no_denormal_numbers(scale: float) -> None:
+    torch.manual_seed(0)
+    logits = 40 * torch.randn(20, 500)
+    targets = logits.argmax(1)
+    upstream = (torch.full((20,), scale), None)
+    ours = compute(lambda z: logits_token_stats(z, targets, backend="torch"), [logits], upstream)[2][0]
+    wanted = compute(lambda z: reference.logits_token_stats(z, targets), [logits.double()], upstream)[2][0]
+    relatively_close(ours / scale, wanted / scale, 1e-5)
+    assert not ((ours != 0) & (ours.abs() < torch.finfo(torch.float32).tiny)).any() and (ours == 0).any()
 
 
 def test_library_products_are_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,8 +208,11 @@ DTYPES = {torch.float32: 2e-5, torch.bfloat16: 4e-3, torch.float16: 4e-3}
 @linear_settings
 @settings(max_examples=6 if INTERPRETED else 60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
-    shape=st.tuples(st.integers(1, 9), st.integers(1, 33), st.integers(2, 130)),
-    dtypes=st.sampled_from([(a, b) for a in DTYPES for b in (a, torch.float32)]),
+    shape=st.tuples(st.integers(1, 9), st.integers(1, 33), st.integers(2, 130 if INTERPRETED else 400)),
+    dtypes=st.sampled_from([(a, b) for a in DTYPES for b in DTYPES]),
+    each=st.sampled_from([None, 1.0, 0.6]),
+    softcap=st.sampled_from([None, None, 5.0]),
+    absent=st.sampled_from([None, None, 0, 1]),
     scale=st.sampled_from([1e-30, 1e-12, 1e-5, 1.0, 1e6]),
     offset=st.sampled_from([0.0, 300.0, -3000.0]),
     bias=st.booleans(),
@@ -206,10 +223,12 @@ DTYPES = {torch.float32: 2e-5, torch.bfloat16: 4e-3, torch.float16: 4e-3}
     seed=st.integers(0, 100),
 )
 def test_any_problem(
-    setting: Setting, shape: tuple[int, int, int], dtypes: tuple[torch.dtype, torch.dtype], scale: float, offset: float, bias: bool,
-    frozen: tuple[int, ...], ignored: bool, strided: bool, cache: bool, seed: int,
+    setting: Setting, shape: tuple[int, int, int], dtypes: tuple[torch.dtype, torch.dtype], each: float | None, softcap: float | None,
+    absent: int | None, scale: float, offset: float, bias: bool, frozen: tuple[int, ...], ignored: bool, strided: bool, cache: bool,
+    seed: int,
 ) -> None:  # fmt: skip
-    """Shapes, strides, dtypes, an offset common to the row, temperatures per row, tiny and huge upstream gradients, ignored and frozen."""
+    """Shapes, strides, pairs of dtypes, an offset common to the row, temperatures per row or for all (`each`), a softcap, upstream
+    gradients that are tiny, huge or absent, ignored rows and frozen inputs."""
     rows, width, vocabulary = shape
     generator = torch.Generator().manual_seed(seed)
     step = 2 if strided else 1
@@ -217,30 +236,93 @@ def test_any_problem(
     weight = (torch.randn(vocabulary, width * step, generator=generator) / width**0.5).to(dtypes[1])[:, ::step].to(setting.device)
     shift = (offset + torch.randn(vocabulary * step, generator=generator))[::step].to(setting.device) if bias else None
     targets = torch.randint(0, vocabulary, (rows,), generator=generator).to(setting.device)
-    temperature = (0.5 + 2 * torch.rand(rows, generator=generator)).to(setting.device)
+    rows_temperature = (0.5 + 2 * torch.rand(rows, generator=generator)).to(setting.device)
+    temperature = rows_temperature if each is None else each
     ignore = None
     if ignored:
-        targets[0], temperature[0], ignore = IGNORE, -1.0, IGNORE
-    upstream = tuple((scale * torch.randn(rows, generator=generator)).to(setting.device) for _ in range(2))
+        targets[0], rows_temperature[0], ignore = IGNORE, -1.0, IGNORE
+    upstream = tuple(
+        None if number == absent else (scale * torch.randn(rows, 2, generator=generator))[:, number].to(setting.device) for number in (0, 1)
+    )
     leaves = [value for number, value in enumerate((hidden, weight)) if number not in frozen]
 
     def run(function: Any, values: list[Tensor], first: Tensor, second: Tensor, **more: Any) -> Any:
         def call(*given_: Tensor) -> Any:
             left = list(given_)
             matrices = [left.pop(0) if number not in frozen else fixed for number, fixed in enumerate((first, second))]
-            return function(*matrices, targets, more.get("bias"), temperature, ignore_index=ignore, **more.get("options", {}))
+            return function(*matrices, targets, more.get("bias"), temperature, ignore_index=ignore, **more["options"])
 
         return compute(call, values, upstream)  # type: ignore[arg-type]
 
-    ours = run(setting.linear, leaves, hidden, weight, bias=shift, options={"cache": cache, "memory_mb": 1})
+    capped = {} if softcap is None else {"softcap": softcap}
+    ours = run(setting.linear, leaves, hidden, weight, bias=shift, options={"cache": cache, "memory_mb": 1, **capped})
     rounded = weight.to(dtypes[0]).double()
     exact = [value for number, value in enumerate((hidden.double(), rounded)) if number not in frozen]
-    expected = run(reference.linear_token_stats, exact, hidden.double(), rounded, bias=None if shift is None else shift.double())
+    plain = {"options": Options("reference", softcap=softcap or 0.0)}
+    expected = run(
+        reference.linear_token_stats, exact, hidden.double(), rounded, bias=None if shift is None else shift.double(), options=plain
+    )
     accuracy = 1e-5 + abs(offset) * 6e-7 * (1 if bias else 0)  # fp32 logits near 3000 lie 2.4e-4 apart
     close(ours[0], expected[0], accuracy)
     close(ours[1], expected[1], accuracy)
     for gradient, wanted in zip(ours[2], expected[2], strict=True):
+        assert not ignored or gradient.shape[0] != rows or 0 in frozen or not gradient[0].any() or gradient is not ours[2][0]
         if gradient.dtype == torch.float16 and (scale < 1e-4 or scale > 1):
             continue  # what the gradient's own dtype does not hold
         error = (gradient.double().cpu() / scale - wanted.cpu() / scale).norm()
         assert error <= (DTYPES[dtypes[0]] + accuracy) * (0.01 + (wanted / scale).norm()), float(error)
+
+
+@logits_settings
+@settings(max_examples=6 if INTERPRETED else 60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(
+    shape=st.tuples(st.integers(1, 9), st.integers(1, 130 if INTERPRETED else 600)),
+    dtype=st.sampled_from(list(DTYPES)),
+    each=st.sampled_from([None, 1.0, 0.6]),
+    options=st.sampled_from([{}, {}, {"softcap": 5.0}, {"entropy_top_p": 0.7}, {"entropy_top_share": 0.3}, {"logit_scale": 0.4}]),
+    absent=st.sampled_from([None, None, 0, 1]),
+    scale=st.sampled_from([1e-30, 1e-12, 1.0, 1e6]),
+    offset=st.sampled_from([0.0, 1e4, -1e4]),
+    ignored=st.booleans(),
+    layout=st.sampled_from(["rows", "every second", "columns"]),
+    in_place=st.booleans(),
+    seed=st.integers(0, 100),
+)
+def test_any_logits(
+    setting: Setting, shape: tuple[int, int], dtype: torch.dtype, each: float | None, options: dict[str, float], absent: int | None,
+    scale: float, offset: float, ignored: bool, layout: str, in_place: bool, seed: int,
+) -> None:  # fmt: skip
+    """The same from logits, whatever their layout, with a gradient that replaces them."""
+    rows, columns = shape
+    generator = torch.Generator().manual_seed(seed)
+    made = (3 * torch.randn(rows, columns, generator=generator) + offset).to(setting.device, dtype)
+    if layout == "every second":
+        logits = torch.stack((made, torch.full_like(made, torch.nan)), 2).flatten(1)[:, ::2]
+    else:
+        logits = made.T.contiguous().T if layout == "columns" else made
+    targets = torch.randint(0, columns, (rows,), generator=generator).to(setting.device)
+    temperature = (0.5 + 2 * torch.rand(rows, generator=generator)).to(setting.device)
+    if ignored:
+        targets[0], temperature[0] = IGNORE, -1.0
+    upstream = tuple(None if number == absent else (scale * torch.randn(rows, generator=generator)).to(setting.device) for number in (0, 1))
+    shared: dict[str, Any] = {"ignore_index": IGNORE if ignored else None}
+
+    def ours(leaf: Tensor) -> Any:
+        # A copy that is no leaf, in the same layout: what a model's head hands over.
+        return setting.logits(
+            leaf * 1 if in_place else leaf, targets, temperature if each is None else each, inplace_backward=in_place, **shared, **options
+        )
+
+    def exact(leaf: Tensor) -> Any:
+        values = Options("reference", softcap=options.get("softcap", 0.0), scale=options.get("logit_scale", 1.0),
+                         share=options.get("entropy_top_share", 1.0), mass=options.get("entropy_top_p", 1.0))  # fmt: skip
+        return reference.logits_token_stats(leaf, targets, temperature if each is None else each, shared["ignore_index"], values)
+
+    found, expected = compute(ours, [logits], upstream), compute(exact, [logits.double()], upstream)  # type: ignore[arg-type]
+    close(found[0], expected[0], 2e-5)
+    close(found[1], expected[1], 2e-5)
+    gradient, wanted = found[2][0].double().cpu() / scale, expected[2][0].cpu() / scale
+    assert not ignored or not gradient[0].any()
+    if dtype == torch.float16 and scale != 1.0:
+        return  # what the gradient's own dtype does not hold
+    assert (gradient - wanted).norm() <= DTYPES[dtype] * (0.01 + wanted.norm())
