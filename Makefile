@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(HARDWARE)
 ARGS ?=
 
-.PHONY: help fit test test-fast lint format venv tiny-model kernel-report gpu-test gpu-check gpu-bench docs wheel-check docker-cpu docker-cuda mlflow-check study diagnosis clean
+.PHONY: help fit test test-fast chaos lint format venv tiny-model kernel-report gpu-test gpu-check gpu-bench docs wheel-check docker-cpu docker-cuda mlflow-check study diagnosis clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
@@ -26,6 +26,10 @@ test: lint
 
 test-fast: venv
 	$(BIN)/python -m pytest -m "not vllm and not slow" $(ARGS)
+
+# 200 trials, about 10 minutes; goes on where it was stopped. ARGS="--seed 2", "--minutes 5", "--only 17", ...; tests/benchmarks/test_chaos.py has one of each kind.
+chaos: venv
+	$(BIN)/python benchmarks/chaos.py $(ARGS)
 
 lint: venv
 	$(BIN)/ruff check .

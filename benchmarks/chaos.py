@@ -1,7 +1,7 @@
 """Random faults in small runs, and whether every run goes on to the end of an undisturbed one, bit for bit.
 
     python benchmarks/chaos.py --machine "2-core AMD EPYC, 24 GiB, no GPU"      # 200 trials
-    python benchmarks/chaos.py --minutes 1 --without vllm                       # as many as a minute holds
+    python benchmarks/chaos.py --each --without vllm --without launcher         # one of each kind, about a minute
 
 Kills at any moment (the writing of a checkpoint included), the four signals and a second one, lost ranks, verifiers and vLLM workers,
 a really full disk (a tmpfs of the trial's own), altered checkpoints; both engines, one process, DDP and FSDP2 on two gloo ranks. After
@@ -38,7 +38,7 @@ for name, value in {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_P
 
 from chaos_process import Run, become_reaper, end_all  # noqa: E402
 from chaos_runs import SETTINGS, Setting, arguments, outcome, write_files  # noqa: E402
-from chaos_trials import SCENARIOS, Reference, Trial, describe, draw  # noqa: E402
+from chaos_trials import SCENARIOS, Reference, Trial, describe, draw, one_of_each  # noqa: E402
 
 
 def undisturbed(setting: Setting, folder: Path) -> Reference:
@@ -171,11 +171,12 @@ def write_page(text: str) -> None:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=200, help="trials in all, those kept in --folder included")
-    parser.add_argument("--minutes", type=float, default=None, help="begin no trial after so many minutes")
+    parser.add_argument("--minutes", type=float, default=None, help="begin no trial after so many minutes; the same command goes on later")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="trials at the same time")
     parser.add_argument("--without", action="append", default=[], choices=list(SETTINGS), help="leave out a setting")
     parser.add_argument("--only", type=int, action="append", help="repeat this trial and keep its files")
+    parser.add_argument("--each", action="store_true", help="one trial of each kind")
     parser.add_argument("--folder", type=Path, default=None, help="of finished trials and of those that failed; build/chaos by default")
     parser.add_argument("--machine", default=None, help="name of this machine: writes the result and docs/trust.md")
     options = parser.parse_args(argv)
@@ -185,7 +186,11 @@ def main(argv: list[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="work-", dir=folder))
     kept = folder / f"seed{options.seed}.jsonl"
-    rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() and not options.only else []
+    rows: list[dict[str, Any]] = []
+    if options.each:
+        options.only = one_of_each(options.seed, options.without)
+    elif not options.only and kept.exists():
+        rows = [json.loads(line) for line in kept.read_text().splitlines()]
     numbers = options.only or [n for n in range(options.trials) if n not in {row["number"] for row in rows}]
     numbers = [n for n in numbers if draw(options.seed, n)[2] not in options.without]
     shared = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()

@@ -195,7 +195,7 @@ class Run:
         while not any(words[0] == word for words in self.events(rank)):
             if self.poll() or time.monotonic() > end:
                 return False
-            time.sleep(0.002)
+            time.sleep(0.01)
         return True
 
     def wait(self, seconds: float, settle: float = 10.0, without: frozenset[int] = frozenset()) -> Ended:

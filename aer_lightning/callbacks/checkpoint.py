@@ -112,6 +112,7 @@ class RolloutCheckpoint(Checkpoint):
         if trainer.ckpt_path is None:
             return
         self._first = False
+        begin_next_epoch(trainer)
         self.step = self._saved = trainer.global_step
         path = Path(trainer.ckpt_path)
         if self._restored is not None:
@@ -295,6 +296,18 @@ def finish_when_done(trainer: pl.Trainer) -> None:
         loop.on_run_end()
 
     loop.run = run_or_finish  # type: ignore[method-assign]
+
+
+def begin_next_epoch(trainer: pl.Trainer) -> None:
+    """Have a run that goes on from the end of an epoch begin the next one as any other.
+
+    Lightning takes it for the rest of the epoch before: it leaves out ``on_train_epoch_start`` and counts no epoch begun, so that a
+    checkpoint of the next steps looks like one between epochs, and a run that goes on from it leaves out the evaluation of its epoch.
+    """
+    loop = trainer.fit_loop
+    progress: Any = loop.epoch_progress.current
+    if loop.restarted_mid_epoch and progress.processed == progress.started:
+        loop.reset_restart_stage()
 
 
 def ends_here(trainer: pl.Trainer) -> bool:

@@ -171,6 +171,38 @@ def test_a_run_that_died_after_its_last_step_evaluates_and_reports(runs, tmp_pat
         (tmp_path / "summary.json").unlink()
 
 
+def test_a_run_may_go_on_twice_across_the_end_of_an_epoch(runs, tmp_path):
+    """From the last step of an epoch, then from the first of the next: every epoch has its evaluation, and the counters are the same."""
+
+    class Epochs(pl.Callback):
+        def __init__(self):
+            self.seen = []
+
+        def on_train_epoch_start(self, trainer, pl_module):
+            self.seen.append(("epoch", trainer.current_epoch, trainer.global_step))
+
+        def on_validation_end(self, trainer, pl_module):
+            self.seen.append(("evaluation", trainer.current_epoch, trainer.global_step))
+
+    def run(folder, ckpt=None):
+        epochs, keep = Epochs(), RolloutCheckpoint(every_n_rollouts=1, keep_last=9)
+        data = runs.data(evaluation=[CountdownPrompts(split="validation", numbers=(2,), size=2)])
+        runs.fit([*stack(), epochs, keep], data=data, ckpt_path=ckpt, max_epochs=3, default_root_dir=str(tmp_path / folder))
+        return epochs.seen
+
+    def path(folder, step):
+        return tmp_path / folder / "checkpoints" / f"step-{step:08d}.ckpt"
+
+    def progress(folder, step):
+        loops = read_state(path(folder, step))["loops"]["fit_loop"]
+        return loops["epoch_progress"], loops["epoch_loop.batch_progress"]
+
+    whole = run("whole")
+    assert run("once", path("whole", 2)) == [("evaluation", 0, 2), *whole[2:]]
+    assert progress("once", 3) == progress("whole", 3)
+    assert run("twice", path("once", 3)) == whole[3:] and whole[3] == ("evaluation", 1, 4)
+
+
 @pytest.mark.parametrize(
     "options", [{"every_n_rollouts": 0}, {"every_minutes": 0.0}, {"keep_last": 0}, {"on_save_error": "ignore"}], ids=lambda o: next(iter(o))
 )

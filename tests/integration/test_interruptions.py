@@ -151,6 +151,42 @@ def test_a_generation_that_takes_too_long_is_given_up(whole, random_model, tmp_p
 
 
 @pytest.mark.slow
+def test_a_second_signal_stops_at_once(random_model, tmp_path):
+    """In a generation that never ends, with a long time of grace: workers and temporary files go too, and the checkpoints before are whole."""
+    from tests.integration.test_leftovers import alive, descendants, wait_until
+
+    (tmp_path / "stuck_engine.py").write_text(ENGINE)
+    (tmp_path / "scratch").mkdir()
+    rows = [{"id": str(i), "problem": f"{i} {i + 1}=", "answer": str(i)} for i in range(8)]
+    (tmp_path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"path": str(tmp_path / "problems.jsonl"), "template": "{problem}:"}
+    prompts = {"class_path": "aer_lightning.data.prompts.JsonlPrompts", "init_args": source}
+    (tmp_path / "overlay.yaml").write_text(json.dumps({"data": {"init_args": {"prompts": prompts}}}))
+    run, log = tmp_path / "run", tmp_path / "log"
+    stuck = [*command(random_model, run, "--stop_grace=600"), "-c", str(tmp_path / "overlay.yaml")]
+    stuck = [word.replace("=TransformersEngine", "=stuck_engine.Stuck") for word in stuck]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]), "TMPDIR": str(tmp_path / "scratch")}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "aer_lightning", *stuck], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
+    try:
+        assert wait_until(lambda: "generating for ever" in log.read_text() or process.poll() is not None, 240)
+        below = descendants(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert wait_until(lambda: "once more stops it at once" in log.read_text(), 30) and process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 128 + signal.SIGINT
+    finally:
+        process.kill()
+    said = log.read_text()
+    assert "SIGINT: stopped at once" in said and "Traceback" not in said
+    assert below and wait_until(lambda: not any(map(alive, below)), 20)
+    assert wait_until(lambda: not os.listdir(tmp_path / "scratch"), 10)
+    assert read_manifest(checkpoints(run / "checkpoints")[0])["step"] >= 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("overlay", ["ddp", "fsdp"])
 def test_one_rank_is_asked_and_all_stop_and_another_strategy_goes_on(random_model, tmp_path, overlay):
     run, log = tmp_path / "run", tmp_path / "log"

@@ -101,6 +101,7 @@ class VLLMEngine(Engine):
         self.cpu_threads = cpu_threads
         self.trust_remote_code = trust_remote_code
         self.start_timeout, self.step_timeout, self.restarts = start_timeout, step_timeout, restarts
+        self._restarts_left = restarts
         self.weight_version = -1
         self._worker: WorkerProcess | None = None
         self._memory: SharedMemory | CudaMemory | None = None
@@ -288,7 +289,7 @@ class VLLMEngine(Engine):
 
     def _gone(self, error: WorkerGone) -> EngineError:
         self.close()
-        if self.restarts > 0:
+        if self._restarts_left > 0:
             return EngineLost(f"data.init_args.engine: {error.reason}")
         return EngineError(
             f"data.init_args.engine: {error.reason}; go on with --resume auto (VLLMEngine.step_timeout is the time to answer)"
@@ -296,7 +297,7 @@ class VLLMEngine(Engine):
 
     def restart(self) -> None:
         """Start the worker again after ``EngineLost``, one time less from here on; the next sync waits for it."""
-        self.restarts -= 1
+        self._restarts_left -= 1
         self._started()
 
     def sleep(self) -> None:
