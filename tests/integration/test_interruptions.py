@@ -152,7 +152,7 @@ def test_a_generation_that_takes_too_long_is_given_up(whole, random_model, tmp_p
 
 @pytest.mark.slow
 def test_a_second_signal_stops_at_once(random_model, tmp_path):
-    """In a generation that never ends, with a long time of grace: workers and temporary files go too, and the checkpoints before are whole."""
+    """In a generation that never ends, with a long time of grace: workers and temporary files go too; the checkpoints are whole."""
     from tests.integration.test_leftovers import alive, descendants, wait_until
 
     (tmp_path / "stuck_engine.py").write_text(ENGINE)

@@ -25,12 +25,15 @@ def worker_environment(device: torch.device, *, threads: int, fixed_cache: bool,
         fixed_cache: the size of the key-value cache is an option's, so that no variable may win over it.
         eager: nothing is compiled.
     """
+    cache = Path(os.environ.get("VLLM_CACHE_ROOT", "~/.cache/vllm")).expanduser() / f"rank-{_local_rank()}"
     variables: dict[str, str | None] = {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the worker is the engine: no third process to leave behind
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
         "VLLM_NO_USAGE_STATS": "1",
         # the ranks of a machine compile at the same time, and would write over one another's cache
-        "VLLM_CACHE_ROOT": str(Path(os.environ.get("VLLM_CACHE_ROOT", "~/.cache/vllm")).expanduser() / f"rank-{_local_rank()}"),
+        "VLLM_CACHE_ROOT": str(cache),
+        # torch's is in the temporary folder, which is the worker's own here and does not last
+        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor")),
         "TOKENIZERS_PARALLELISM": "false",
     }
     if device.type == "cpu":

@@ -56,6 +56,7 @@ class WorkerProcess:
         inherited = {name: value for name, value in os.environ.items() if name not in _LAUNCHER_VARIABLES}
         root = str(Path(aer_lightning.__file__).parent.parent)
         inherited["PYTHONPATH"] = os.pathsep.join(part for part in (root, inherited.get("PYTHONPATH", "")) if part)
+        inherited["TMPDIR"] = str(self.folder)  # vLLM leaves files there, which go with the folder
         for name, value in environment.items():
             if value is None:
                 inherited.pop(name, None)

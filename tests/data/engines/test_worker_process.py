@@ -122,8 +122,9 @@ def test_close_ends_the_worker_and_removes_its_folder(spawn):
 def test_the_launchers_variables_do_not_reach_the_worker(spawn, monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "GONE"):
         monkeypatch.setenv(name, "1")
-    environment = spawn({"NEW": "2", "GONE": None}).call("environment")
-    assert environment["NEW"] == "2"
+    worker = spawn({"NEW": "2", "GONE": None})
+    environment = worker.call("environment")
+    assert environment["NEW"] == "2" and environment["TMPDIR"] == str(worker.folder), "what it leaves there goes with it"
     assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "GONE"} & set(environment)
 
 
