@@ -1,6 +1,6 @@
 """Time and memory of the torch backend on a CPU against plain torch, in turn in one run.
 
-    python benchmarks/kernels_cpu.py --machine "2-core AMD EPYC, CPU only"
+    python benchmarks/kernels_cpu.py --machine "2-core Intel Xeon, no GPU"
 
 Each contender computes log-probability and entropy and differentiates both. They take turns, so that a machine whose speed drifts (shared
 cores) treats them alike; the median of each is reported, and the median of the ratios of a turn. Peak memory is that of a process of its
@@ -10,6 +10,7 @@ own: the most it held above what it held before and the two gradients. Writes re
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -27,8 +28,9 @@ SHAPES = [
     (1024, 1024, 151936),
     (2048, 512, 32768),
     (512, 64, 48),
+    (2048, 128, 48),
     (4096, 128, 64),
-]  # N, D, V; the last two: tiny models
+]  # N, D, V; the last three: tiny models
 MEMORY = 64  # MiB
 
 
@@ -93,31 +95,34 @@ def _status(key: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--machine", default="cpu", help="name of the machine in the result and of its file")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, torch.get_num_threads()], help="each shape with each of these")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--shape", action="append", help="NxDxV; may be given several times")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: time of the process, where others use the cores too")
     arguments = parser.parse_args()
     clock = time.perf_counter if arguments.clock == "wall" else time.process_time
-    torch.set_num_threads(arguments.threads)
     entries, rows = [], []
-    for shape in [tuple(map(int, shape.split("x"))) for shape in arguments.shape] if arguments.shape else SHAPES:
+    peaks: dict[tuple[Any, ...], int] = {}
+    shapes = [tuple(map(int, shape.split("x"))) for shape in arguments.shape] if arguments.shape else SHAPES
+    for shape, threads in ((shape, threads) for shape in shapes for threads in dict.fromkeys(arguments.threads)):
+        torch.set_num_threads(threads)
         found = times(shape, arguments.turns, clock)
-        base_peak = 0
         for name, seconds in found.items():
             ratio = statistics.median(ours / theirs for ours, theirs in zip(seconds, found["plain torch"], strict=True))
-            entry: dict[str, Any] = {"shape": shape, "contender": name, "seconds": statistics.median(seconds), "time_ratio": ratio}
-            memory = "-"
+            entry: dict[str, Any] = {"shape": shape, "threads": threads, "contender": name, "seconds": statistics.median(seconds)}
+            entry["time_ratio"], memory = ratio, "-"
             if shape[2] > 64:
-                entry["peak_bytes"] = peak_bytes(shape, name)
-                base_peak = base_peak or entry["peak_bytes"]
-                entry["memory_ratio"] = entry["peak_bytes"] / base_peak
+                if (shape, name) not in peaks:
+                    peaks[shape, name] = peak_bytes(shape, name)
+                entry["peak_bytes"] = peaks[shape, name]
+                entry["memory_ratio"] = entry["peak_bytes"] / peaks[shape, "plain torch"]
                 memory = f"{entry['peak_bytes'] / 2**20:.0f} MiB (1/{1 / entry['memory_ratio']:.1f})"
             entries.append(entry)
-            rows.append([" x ".join(map(str, shape)), name, f"{entry['seconds'] * 1e3:.2f} ms", f"{ratio:.2f}", memory])
+            rows.append([" x ".join(map(str, shape)), str(threads), name, f"{entry['seconds'] * 1e3:.2f} ms", f"{ratio:.2f}", memory])
             print(*rows[-1], sep="  ", flush=True)
     result = environment(arguments.machine) | {
-        "threads": arguments.threads,
+        "clock": arguments.clock,
+        "load": os.getloadavg(),
         "turns": arguments.turns,
         "dtype": "float32",
         "entries": entries,
@@ -125,9 +130,9 @@ def main() -> None:
     file = "kernels-" + "-".join("".join(c if c.isalnum() else " " for c in arguments.machine.lower()).split()) + ".json"
     save(result, RESULTS / file)
     versions = ", ".join(f"{key} {value}" for key, value in result["versions"].items())
-    how = f"{arguments.threads} thread(s), {arguments.clock} clock, fp32"
-    caption = f"{arguments.machine}, {how}, {versions}, {result['date']} (`results/{file}`)\n\n"
-    header = ["N x D x V", "contender", "forward + backward", "time / plain torch", "peak memory (part of plain torch's)"]
+    load = f"load {result['load'][0]:.1f} at the end"
+    caption = f"{arguments.machine}, {arguments.clock} clock, fp32, {versions}, {result['date']}, {load} (`results/{file}`)\n\n"
+    header = ["N x D x V", "threads", "contender", "forward + backward", "time / plain torch", "peak memory (part of plain torch's)"]
     replace_section(FOLDER / "README.md", "kernels-cpu", caption + table(header, rows))
 
 

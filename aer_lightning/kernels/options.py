@@ -61,9 +61,9 @@ class Options:
 
     def encode(self) -> tuple[str, list[int], list[float]]:
         """As arguments of an operator. Numbers go apart from the text: under `torch.compile` they may be symbols, which have none."""
-        made = "None" if self.plan is None else _text(self.plan)
+        made = None if self.plan is None else self.plan.encode()
         text = (
-            f"{{'backend': {self.backend!r}, 'plan': {made}, 'group': {self.group!r}, 'entropy': {self.entropy!r}, 'lse': {self.lse!r}, "
+            f"{{'backend': {self.backend!r}, 'plan': {made!r}, 'group': {self.group!r}, 'entropy': {self.entropy!r}, 'lse': {self.lse!r}, "
             f"'in_place': {self.in_place!r}, 'ignores': {self.ignore_index is not None!r}, 'automatic': {self.memory == 'auto'!r}}}"
         )
         integers = [0 if self.ignore_index is None else self.ignore_index, self.start, self.total]
@@ -86,8 +86,3 @@ class Options:
 def _parse(text: str) -> tuple[dict[str, Any], Plan | None]:
     fields = ast.literal_eval(text)
     return fields, None if fields["plan"] is None else Plan.decode(fields["plan"])
-
-
-@lru_cache(maxsize=512)
-def _text(made: Plan) -> str:
-    return repr(made.encode())

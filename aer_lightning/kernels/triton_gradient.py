@@ -85,5 +85,5 @@ def launch_gradient(
             gradient.stride(0), logits.stride(0), 0 if maximum is None else maximum.stride(0), factors.stride(0), columns, column_blocks,
             first_tile,
             CACHED=maximum is not None, BIAS=bias is not None and maximum is None, SQUASH=squash is not None, TOP=len(factors) == 8,
-            BLOCK=block, num_warps=warps_of(block),
+            BLOCK=block, num_warps=warps_of(block), enable_fp_fusion=True,
         )  # fmt: skip

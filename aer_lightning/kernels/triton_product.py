@@ -250,5 +250,6 @@ def _launch(hidden: Tensor, weight: Tensor, plan: Plan) -> tuple[list[Any], tupl
     options = {
         "DOT": names[hidden.dtype], "DESCRIPTORS": descriptors, "ROWS": rows, "COLUMNS": columns, "WIDTH": width, "GROUP": GROUP,
         "num_warps": 8 if rows >= 128 else 4, "num_stages": 3 if plan.device.kind == "cuda" else 1,
+        "enable_fp_fusion": True,  # said, because it is Triton's default up to 3.9 only
     }  # fmt: skip
     return matrices, (hidden.stride(0), weight.stride(0)), options, (max(1, min(plan.device.processors, tiles)),)

@@ -117,7 +117,7 @@ def launch_statistics(
             0 if cache is None else maximum.stride(0),
             columns, split_blocks, partials.shape[1], first_tile,
             ENTROPY=entropy, CACHED=cache is not None, BIAS=bias is not None, SQUASH=squash is not None, TOP=threshold is not None,
-            BLOCK=block, num_warps=warps_of(block, wide),
+            BLOCK=block, num_warps=warps_of(block, wide), enable_fp_fusion=True,
         )  # fmt: skip
 
 

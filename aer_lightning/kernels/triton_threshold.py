@@ -94,5 +94,5 @@ def launch_threshold(
             threshold, logits, logits if bias is None else bias, inverse, inverse if squash is None else squash,
             inverse if mass is None else mass, logits.stride(0), int(inverse.numel() > 1), columns, top_count(share, columns),
             MASS=mass is not None, BIAS=bias is not None, SQUASH=squash is not None, BITS=threshold.element_size() * 8,
-            BLOCK=min(BLOCK, triton.next_power_of_2(columns)), num_warps=8,
+            BLOCK=min(BLOCK, triton.next_power_of_2(columns)), num_warps=8, enable_fp_fusion=True,
         )  # fmt: skip
