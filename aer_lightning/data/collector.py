@@ -299,7 +299,8 @@ class Collector:
         owners = []
         for j in range(sizes.steps):
             places = range(j * per_step, (j + 1) * per_step)
-            owners.append([[places[i] for i in share] for share in deal([lengths[i] for i in places], world)])
+            dealt = deal([lengths[i] for i in places], world, [prompts[i][0] for i in places])
+            owners.append([[places[i] for i in share] for share in dealt])
         outgoing = [[mine[i] for step in owners for i in step[r] if i in mine] for r in range(world)]
         received = {s.sequence: s for s in exchange(outgoing)}
         steps = [[received[i] for i in step[rank]] for step in owners]

@@ -80,3 +80,19 @@ def test_packs_of_groups_are_exact_within_the_budget_and_equally_many(ranks):
     for share, of in zip(lengths, packs, strict=True):
         assert sorted(i for pack in of for i in pack) == list(range(len(share)))
         assert all(sum(share[i] for i in pack) <= 40 for pack in of)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 100)), max_size=40), st.integers(1, 4))
+def test_groups_that_stay_on_a_rank_cost_little_balance(sequences, ranks):
+    lengths, groups = [n for _, n in sequences], [group for group, _ in sequences]
+    alone, together = deal(lengths, ranks), deal(lengths, ranks, groups)
+    assert sorted(i for share in together for i in share) == list(range(len(lengths)))
+    fullest = [max((sum(lengths[i] for i in share) for share in of), default=0) for of in (alone, together)]
+    assert fullest[1] <= fullest[0] * 1.02
+
+
+def test_whole_groups_stay_on_a_rank_where_they_balance():
+    draw = random.Random(0)
+    lengths = [max(1, round(draw.lognormvariate(7, 0.9))) for _ in range(512)]
+    shares = deal(lengths, 4, [i // 8 for i in range(512)])
+    assert len({i // 8 for share in shares for i in share}) == 64 and sum(len({i // 8 for i in share}) for share in shares) < 80
