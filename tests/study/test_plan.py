@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from aer_lightning.data.prompts import ArithmeticPrompts
 from aer_lightning.errors import ConfigError
 from aer_lightning.study.configuration import callback_names
 from aer_lightning.study.plan import read_plan
@@ -162,3 +163,22 @@ def test_a_plan_may_do_without_a_search_and_without_a_small_version(tmp_path):
     assert read_plan(tmp_path / "plan.yaml").search_runs() == []
     with pytest.raises(ConfigError, match="--quick needs"):
         read_plan(tmp_path / "plan.yaml", quick=True)
+
+
+def test_the_language_models_problems_are_there():
+    """Its setting asks for no more distinct problems than a split has, and every run of it shares one budget."""
+    plan = read_plan("configs/study/language_model.yaml")
+    runs = plan.final_runs({})
+    assert {run.method for run in runs} == {"grpo", "aer", "clip_cov", "dapo", "entropic"} and len(runs) == 15
+    options = runs[0].config["data"]["init_args"]["evaluation"][0]["init_args"]
+    source = ArithmeticPrompts(**options)
+    assert [source[i].label for i in range(12)].count("one-digit sums") == 2 and len({source[i].text for i in range(48)}) == 48
+    assert (
+        len(
+            {
+                json.dumps([run.config["data"]["init_args"]["prompts_per_rollout"], run.config["model"]["init_args"]["optimizer"]])
+                for run in runs
+            }
+        )
+        == 1
+    )
