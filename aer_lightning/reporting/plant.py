@@ -11,6 +11,7 @@ the relative error (H* - H) / H* is -(x - log H*), which is what makes gains of 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -146,8 +147,43 @@ def _stable(gain: float, gains: Gains) -> bool:
     return bool(np.abs((loop + acting).roots).max() < 1)
 
 
+def simulate(
+    plant: Plant,
+    gains: Gains,
+    *,
+    start: float = 1.0,
+    alpha: float | None = None,
+    limits: tuple[float, float] = (-math.inf, math.inf),
+    rollouts: int = 150,
+    copies: int = 400,
+    seed: int = 0,
+) -> Series:
+    """[copies, rollouts] (mean of ten H) / H* - 1 of simulated runs.
+
+    Args:
+        plant: the model.
+        gains: of the controller.
+        start: H / H* before the first rollout, 1 / tau for a run that begins at its anchor.
+        alpha: of the first rollout; None is the one that holds the entropy.
+        limits: alpha_min and alpha_max.
+        rollouts: length.
+        copies: runs simulated.
+        seed: of the noise.
+    """
+    random = np.random.default_rng(seed)
+    x, acting = np.full(copies, math.log(start)), np.full(copies, plant.drift / plant.gain if alpha is None else alpha)
+    seen: Series | None = None
+    measured = np.empty((rollouts, copies))
+    for k in range(rollouts):
+        measured[k] = np.exp(x + plant.noise * random.standard_normal(copies))
+        before, seen = seen, measured[k] if seen is None else gains.smoothing * seen + (1 - gains.smoothing) * measured[k]
+        x = np.clip(x + plant.gain * acting - plant.drift + plant.wander * random.standard_normal(copies), -10, 10)
+        acting = np.clip(acting + gains.kp * ((before if before is not None else seen) - seen) + gains.ki * (1 - seen), *limits)
+    return np.stack([moving_mean(run) for run in measured.T]) - 1
+
+
 def predicted_rms(plant: Plant, gains: Gains, *, factor: float = 1.0, rollouts: int = 150, copies: int = 400, seed: int = 0) -> float:
-    """Root mean square of (mean of ten H) / H* - 1 of the loop at its target, by simulation.
+    """Root mean square of (mean of ten H) / H* - 1 of the loop at its target, over the last half, by simulation.
 
     Args:
         plant: the model.
@@ -157,16 +193,6 @@ def predicted_rms(plant: Plant, gains: Gains, *, factor: float = 1.0, rollouts: 
         copies: runs simulated.
         seed: of the noise.
     """
-    random = np.random.default_rng(seed)
-    b, c, q = plant.gain * factor, plant.drift * factor, plant.wander * np.sqrt(factor)
-    x, alpha = np.zeros(copies), np.full(copies, plant.drift / plant.gain)
-    seen: Series | None = None
-    measured = np.empty((rollouts, copies))
-    for k in range(rollouts):
-        measured[k] = np.exp(x + plant.noise * random.standard_normal(copies))
-        before, seen = seen, measured[k] if seen is None else gains.smoothing * seen + (1 - gains.smoothing) * measured[k]
-        acting = alpha
-        alpha = alpha + gains.kp * ((before if before is not None else seen) - seen) + gains.ki * (1 - seen)
-        x = x + b * acting - c + q * random.standard_normal(copies)
-    error = np.stack([moving_mean(run) for run in measured.T]) - 1
+    moved = Plant(plant.gain * factor, 0.0, plant.drift * factor, plant.wander * factor**0.5, plant.noise)
+    error = simulate(moved, gains, rollouts=rollouts, copies=copies, seed=seed)
     return float(np.sqrt(np.mean(error[:, rollouts // 2 :] ** 2)))

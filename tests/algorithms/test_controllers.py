@@ -246,3 +246,15 @@ def test_the_arithmetic_needs_neither_torch_nor_lightning():
         alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names
     }
     assert imported <= {"__future__", "math", "dataclasses", "typing", "aer_lightning.errors"}
+
+
+def test_speed_keeps_the_damping():
+    """kp sqrt(b / ki) / 2 with b n times as large, up to a factor of 4 on kp."""
+    rule = PIController(kp=0.8, ki=0.04)
+    for speed in (0.1, 1.0, 9.0):
+        moved = rule.at_speed(speed)
+        assert moved.kp * (speed / moved.ki) ** 0.5 == pytest.approx(0.8 * (1 / 0.04) ** 0.5) and moved.ki == rule.ki
+    assert rule.at_speed(1e6).kp == pytest.approx(0.2) and rule.at_speed(1e-6).kp == pytest.approx(3.2)
+    for speed in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="speed"):
+            rule.at_speed(speed)

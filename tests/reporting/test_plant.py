@@ -112,3 +112,12 @@ def test_prediction_grows_with_noise_and_with_too_little_gain():
 
 def test_the_worked_example():
     assert doctest.testmod(plant).failed == 0
+
+
+def test_a_simulated_run_comes_down_to_its_target():
+    """From twice the target, without noise; with a lower limit of 0 it falls by c alone, and no faster."""
+    model = Plant(0.3, 0.0, 0.01, 0.0, 1e-9)
+    errors = plant.simulate(model, Gains(0.4, 0.03, 0.5), start=2.0, alpha=0.0, limits=(-0.2, 1.0), copies=1)[0]
+    assert errors[0] == pytest.approx(1.0) and abs(errors[-1]) < 0.02 and errors.min() > -0.1
+    slow = plant.simulate(model, Gains(0.4, 0.03, 0.5), start=2.0, alpha=0.0, limits=(0.0, 1.0), copies=1)[0]
+    assert slow[20] == pytest.approx(2 * np.mean(np.exp(-0.01 * np.arange(11, 21))) - 1, rel=1e-6) and slow[20] > errors[20]
