@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import nullcontext
 from typing import Any
 
@@ -128,6 +129,39 @@ def test_a_second_pack_adds_into_an_fp32_gradient(setting: Setting) -> None:
     setting.linear(packs[0], weight, targets)[0].sum().backward()
     handle.remove()
     assert len(seen) == 1 and seen[0].shape == weight.shape, "a hook still gets the gradient"
+
+
+@pytest.mark.parametrize("case", ["two heads", "tied", "again", "another thread", "view", "inputs"])
+def test_what_is_added_into_a_gradient_is_what_autograd_would_add(case: str) -> None:
+    """With a `.grad` there: as without it, plus what was there, whatever else the graph does with the weight."""
+    torch.manual_seed(0)
+    values, hidden, targets = torch.randn(300, 16), torch.randn(5, 16), torch.arange(5)
+
+    def run(start: Tensor | None) -> Tensor:
+        weight = values.clone().requires_grad_()
+        if start is not None:
+            weight.grad = start
+        loss = torch.stack(linear_token_stats(hidden, weight, targets, backend="torch")).sum()
+        if case == "two heads":
+            loss = loss + linear_token_stats(hidden * 2, weight, targets, backend="torch", softcap=3.0)[1].sum()
+        if case == "tied":
+            loss = loss + torch.nn.functional.embedding(targets, weight).square().sum()
+        if case == "another thread":
+            thread = threading.Thread(target=loss.backward)
+            thread.start()
+            thread.join()
+        else:
+            loss.backward(retain_graph=case == "again", inputs=[weight] if case == "inputs" else None)
+        if case == "again":
+            loss.backward()
+        assert weight.grad is not None
+        return weight.grad
+
+    held = torch.randn(2, 300, 16)
+    start = held[0].clone() if case != "view" else held[0]
+    before, other = start.clone(), held[1].clone()
+    relatively_close(run(start) - before, run(None).double(), 1e-5)
+    assert torch.equal(held[1], other)
 
 
 def test_gradients_reduced_by_ddp_are_whole(tmp_path: Any) -> None:
