@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from aer_lightning.errors import ConfigError
-from aer_lightning.kernels import api
+from aer_lightning.kernels import api, walk
 from aer_lightning.kernels.planning import plan
-from aer_lightning.kernels.walk import product, spans
+from aer_lightning.kernels.statistics import product_dtype
 
 
 @torch.no_grad()
@@ -27,7 +27,10 @@ def logits_top_logprobs(
     zeros = torch.zeros(logits.shape[0], dtype=torch.long, device=logits.device)
     options = {"softcap": softcap, "logit_scale": logit_scale, "logprob_only": True, "return_lse": True}
     lse = api.logits_token_stats(logits, zeros, temperature, **options)[2]  # type: ignore[arg-type]
-    return _logprobs(values, lse, temperature, softcap, logit_scale), ids
+    values = values.to(lse.dtype) * logit_scale
+    if softcap:
+        values = softcap * torch.tanh(values / softcap)
+    return values / (temperature[:, None] if isinstance(temperature, Tensor) else temperature) - lse[:, None], ids
 
 
 @torch.no_grad()
@@ -48,34 +51,21 @@ def linear_top_logprobs(
         ConfigError: as in `linear_token_stats`; k is not in 1 to V.
     """
     _check_k(k, weight.shape[0])
-    zeros = torch.zeros(hidden.shape[0], dtype=torch.long, device=hidden.device)
-    options = {"softcap": softcap, "logit_scale": logit_scale, "logprob_only": True, "return_lse": True}
-    lse = api.linear_token_stats(hidden, weight, zeros, bias, temperature, "auto", memory_mb, **options)[2]  # type: ignore[arg-type]
-    rows, width, columns = *hidden.shape, weight.shape[0]
-    blocks = plan(rows, width, columns, hidden.dtype, memory_mb, hidden.device, weight_dtype=weight.dtype, gradient=False, plain=False)
-    values, ids = lse.new_empty((hidden.shape[0], k)), torch.empty((hidden.shape[0], k), dtype=torch.long, device=hidden.device)
-    operand = hidden.dtype if blocks.itemsize == 2 else lse.dtype
-    for start, stop in spans(hidden.shape[0], blocks.rows):
-        best, where = lse.new_empty((stop - start, 0)), ids[start:stop, :0]
-        operands = hidden[start:stop].to(operand)
-        for first, last in spans(weight.shape[0], blocks.columns):
-            logits = lse.new_empty((stop - start, last - first))
-            product(logits, operands, weight[first:last].to(hidden.dtype).to(operand).T)
-            if bias is not None:
-                logits += bias[first:last]
-            found = logits.topk(min(k, last - first), dim=1)
-            best, where = torch.cat((best, found.values), 1), torch.cat((where, found.indices + first), 1)
-            best, order = best.topk(min(k, best.shape[1]), dim=1)
-            where = where.gather(1, order)
-        values[start:stop], ids[start:stop] = best, where
-    return _logprobs(values, lse, temperature, softcap, logit_scale), ids
-
-
-def _logprobs(values: Tensor, lse: Tensor, temperature: Tensor | float, softcap: float | None, scale: float) -> Tensor:
-    values = values.to(lse.dtype) * scale
-    if softcap:
-        values = softcap * torch.tanh(values / softcap)
-    return values / (temperature[:, None] if isinstance(temperature, Tensor) else temperature) - lse[:, None]
+    api._check_linear(hidden, weight, bias, None)
+    (n, width), columns, dtype = hidden.shape, weight.shape[0], product_dtype(hidden.dtype, weight.dtype)
+    blocks = plan(n, width, columns, dtype, memory_mb, hidden.device, weight_dtype=weight.dtype, gradient=False, top=True, plain=False)
+    head = walk.Head(hidden, weight, None, torch.empty(0), 1.0, 0.0, blocks)
+    values, ids = hidden.new_empty((n, k), dtype=head.dtypes[1]), torch.empty((n, k), dtype=torch.long, device=hidden.device)
+    for rows in walk.spans(n, blocks.scan_rows):
+        operand, part = head.hidden_rows(*rows), slice(*rows)
+        logits = values.new_empty((rows[1] - rows[0], columns))
+        for span in walk.spans(columns, blocks.columns):
+            walk.product(logits[:, slice(*span)], operand, head.weight_rows(*span).T)
+        if bias is not None:
+            logits += bias
+        each = walk.rows_of(temperature, *rows)
+        values[part], ids[part] = logits_top_logprobs(logits, k, each, softcap=softcap, logit_scale=logit_scale)
+    return values, ids
 
 
 def _check_k(k: int, vocabulary: int) -> None:
