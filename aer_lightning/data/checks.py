@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,70 @@ from aer_lightning.errors import ConfigError, DataError
 
 WORKERS_PER_CORE = 16
 LARGEST_SEED = 2**63 - 1
+
+
+def check_counts(**counts: int) -> None:
+    """Refuse a count of nothing.
+
+    Raises:
+        ConfigError: names the first option that is not positive.
+    """
+    for name, value in counts.items():
+        if value < 1:
+            raise ConfigError(f"data.init_args.{name}: {value} is not positive")
+
+
+def check_packs_hold(packs: Mapping[str, int | None], prompt: int, completion: int) -> None:
+    """Refuse packs that do not hold the longest sequence.
+
+    Args:
+        packs: bounds on their tokens by option; None where an option is left out.
+        prompt, completion: tokens at the most.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    for name, tokens in packs.items():
+        if tokens is not None and tokens < prompt + completion:
+            raise ConfigError(
+                f"data.init_args.{name}: {tokens} tokens do not hold the longest sequence, max_prompt_tokens {prompt} + "
+                f"max_new_tokens {completion} = {prompt + completion}; raise it or lower those"
+            )
+
+
+def check_ks(ks: Sequence[int], samples: int) -> None:
+    """Refuse a pass@k of more samples than there are; ``ks`` ascending.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    if ks[0] < 1 or ks[-1] > samples:
+        raise ConfigError(f"data.init_args.eval_ks: pass@k needs 1 <= k <= n; got {list(ks)} with eval_samples={samples}")
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse held-out sources of one name.
+
+    Raises:
+        ConfigError: names them.
+    """
+    if len(set(names)) < len(names):
+        raise ConfigError(f"data.init_args.evaluation: two sources are named the same ({', '.join(names)}); give each its own name")
+
+
+def mismatch_limit(first: float | None, exact: bool) -> float:
+    """Nat of mean |d logp| above which the engine is taken not to run the policy's weights.
+
+    Args:
+        first: the first rollout's, which the two precisions make; None before it is measured.
+        exact: whether both compute in fp32 on a CPU.
+
+    Example:
+        >>> mismatch_limit(None, exact=True), mismatch_limit(1e-6, exact=True), mismatch_limit(0.004, exact=False)
+        (0.001, 1e-05, 0.016)
+    """
+    floor, ceiling = (1e-5, 1e-3) if exact else (2e-3, 0.1)
+    return ceiling if first is None else min(ceiling, max(floor, 4 * first))
 
 
 def check_sampling(temperature: float, eval_temperature: float | None, eval_top_p: float, eval_samples: int) -> None:

@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
 from aer_lightning.algorithms.advantages import AdvantageEstimator, check_estimator
-from aer_lightning.data.checks import check_model_holds, check_sampling, check_trainer, check_verifier, room_for_prompts
+from aer_lightning.data import checks
 from aer_lightning.data.collector import Collector
 from aer_lightning.data.engines import VLLMEngine
 from aer_lightning.data.engines.base import Engine, SamplingParams
@@ -124,30 +124,19 @@ class RolloutDataModule(pl.LightningDataModule):
             check_estimator(advantage, responses_per_prompt)
         if problem := self.sizes.problem():
             raise ConfigError(problem)
-        for name, value in {
-            "rollouts_per_epoch": rollouts_per_epoch,
-            "max_prompt_tokens": 1 if max_prompt_tokens is None else max_prompt_tokens,
-            "max_new_tokens": max_new_tokens,
-            "eval_samples": eval_samples,
-            "eval_batch_prompts": eval_batch_prompts,
-        }.items():
-            if value < 1:
-                raise ConfigError(f"data.init_args.{name}: {value} is not positive")
-        shortest_prompt = max_prompt_tokens or 1
-        longest = shortest_prompt + max_new_tokens
-        for name, tokens in {
-            "tokens_per_micro_batch": tokens_per_micro_batch,
-            "scoring_tokens_per_micro_batch": scoring_tokens_per_micro_batch or longest,
-        }.items():
-            if tokens < longest:
-                raise ConfigError(
-                    f"data.init_args.{name}: {tokens} tokens do not hold the longest sequence, max_prompt_tokens {shortest_prompt} + "
-                    f"max_new_tokens {max_new_tokens} = {longest}; raise it or lower those"
-                )
+        checks.check_counts(
+            rollouts_per_epoch=rollouts_per_epoch,
+            max_prompt_tokens=1 if max_prompt_tokens is None else max_prompt_tokens,
+            max_new_tokens=max_new_tokens,
+            eval_samples=eval_samples,
+            eval_batch_prompts=eval_batch_prompts,
+        )
+        packs = {"tokens_per_micro_batch": tokens_per_micro_batch, "scoring_tokens_per_micro_batch": scoring_tokens_per_micro_batch}
+        checks.check_packs_hold(packs, max_prompt_tokens or 1, max_new_tokens)
         if scoring_pass not in ("auto", "always"):
             raise ConfigError(f"data.init_args.scoring_pass: must be auto or always, got {scoring_pass!r}")
-        check_sampling(temperature, eval_temperature, eval_top_p, eval_samples)
-        check_verifier(verifier_workers, verifier_timeout, seed)
+        checks.check_sampling(temperature, eval_temperature, eval_top_p, eval_samples)
+        checks.check_verifier(verifier_workers, verifier_timeout, seed)
         if not 0 <= advantage_eps < math.inf:
             raise ConfigError(f"data.init_args.advantage_eps: {advantage_eps} is negative or infinite; 1e-6 is usual")
         if max_mismatch is not None and not max_mismatch > 0:
@@ -155,16 +144,13 @@ class RolloutDataModule(pl.LightningDataModule):
         if overlong is not None and not 1 <= overlong.buffer <= max_new_tokens:
             raise ConfigError(f"data.init_args.overlong.buffer: {overlong.buffer} is not in 1..max_new_tokens={max_new_tokens}")
         self.eval_ks = sorted(set(eval_ks or [1, eval_samples]))
-        if self.eval_ks[0] < 1 or self.eval_ks[-1] > eval_samples:
-            raise ConfigError(f"data.init_args.eval_ks: pass@k needs 1 <= k <= n; got {self.eval_ks} with eval_samples={eval_samples}")
+        checks.check_ks(self.eval_ks, eval_samples)
         self.prompts: PromptSource = CountdownPrompts() if prompts is None else prompts
         self.evaluation: list[PromptSource] = list(evaluation or [])
         check_part(self.prompts, PromptSource, "data.init_args.prompts")
         for i, source in enumerate(self.evaluation):
             check_part(source, PromptSource, f"data.init_args.evaluation[{i}]")
-        names = [source.name for source in self.evaluation]
-        if len(set(names)) < len(names):
-            raise ConfigError(f"data.init_args.evaluation: two sources are named the same ({', '.join(names)}); give each its own name")
+        checks.check_names([source.name for source in self.evaluation])
         self.engine: Engine = engine if engine is not None else VLLMEngine()
         check_part(self.engine, Engine, "data.init_args.engine")
         self.rollouts_per_epoch = rollouts_per_epoch
@@ -207,8 +193,8 @@ class RolloutDataModule(pl.LightningDataModule):
             self.tokenizer = load_tokenizer(str(self.model_folder), trust)
             new = self.sampling.max_new_tokens
             if self.max_prompt_tokens is None:
-                self.max_prompt_tokens = room_for_prompts(load_config(self.model_folder, trust), new, self.sizes.tokens)
-            check_model_holds(self.model_folder, self.tokenizer, self.max_prompt_tokens, new, trust)
+                self.max_prompt_tokens = checks.room_for_prompts(load_config(self.model_folder, trust), new, self.sizes.tokens)
+            checks.check_model_holds(self.model_folder, self.tokenizer, self.max_prompt_tokens, new, trust)
         if stage == "fit" and self.stream is None:
             self.stream = self._open(self.prompts, shuffle=True)
             if self._restored:
@@ -243,7 +229,7 @@ class RolloutDataModule(pl.LightningDataModule):
                 "trainer.accumulate_grad_batches: leave it out; a batch is a whole optimizer step, computed in packs of at most "
                 f"data.init_args.tokens_per_micro_batch = {self.sizes.tokens} tokens"
             )
-        check_trainer(self.trainer, self.sizes.steps, self.sizes.steps * self.rollouts_per_epoch)
+        checks.check_trainer(self.trainer, self.sizes.steps, self.sizes.steps * self.rollouts_per_epoch)
         # Metrics belong to rollouts, so trainer.log_every_n_steps counts rollouts: Lightning would log the last rollout's again otherwise.
         if not self._counts_rollouts:
             self.trainer.log_every_n_steps *= self.sizes.steps  # type: ignore[attr-defined]
@@ -316,9 +302,7 @@ class RolloutDataModule(pl.LightningDataModule):
         module = self.trainer.lightning_module
         on_cpu = self.trainer.strategy.root_device.type == "cpu"
         exact = getattr(module, "dtype_name", "") == "float32" and "32" in str(self.trainer.precision) and on_cpu
-        floor, ceiling = (1e-5, 1e-3) if exact else (2e-3, 0.1)
-        first = self._measured_mismatch()
-        return ceiling if first is None else min(ceiling, max(floor, 4 * first))
+        return checks.mismatch_limit(self._measured_mismatch(), exact)
 
     def rest(self) -> None:
         """The engine's turn on a shared accelerator is over; called once after an evaluation."""
