@@ -76,6 +76,15 @@ def test_bad_options(capsys, arguments, word):
     assert line.startswith("error: ") and word in line
 
 
+def test_an_option_can_be_set_for_every_run(tmp_path):
+    """Whatever a run is given lies over the plan's setting, read as YAML; a launch that does nothing leaves the files behind."""
+    given = ["--set", "model.init_args.pretrained=elsewhere", "data.init_args.temperature=0.5"]
+    assert main(["--only", "grpo", "--runs", str(tmp_path), "--out", str(tmp_path / "out"), *given], launch=lambda *_: 1) == 2
+    for seed in (1, 2, 3):
+        config = yaml.safe_load((tmp_path / f"grpo/seed{seed}.yaml").read_text())
+        assert config["model"]["init_args"]["pretrained"] == "elsewhere" and config["data"]["init_args"]["temperature"] == 0.5
+
+
 class InProcess:
     """Runs the command line here; one command at a time, and the first one of a folder in ``stop`` ends an epoch early."""
 

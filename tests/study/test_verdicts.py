@@ -69,7 +69,7 @@ def test_each_claim_is_a_line(claims):
     assert lines["aer's pass@16 is above the initial policy's"][-1] == "not supported"
     assert lines["aer's pass@16 is above that of grpo"] == ["+0.098", "+0.096 to +0.100", "3", "supported"]
     assert lines["aer's pass@16 is above that of dapo"][-1] == "supported, at a lower pass@1"
-    assert lines["the anchor adds to pass@16"][-1] == "undecided"
+    assert lines["pass@16 is higher with the anchor"][-1] == "undecided"
     assert len(lines) == 6, "skywork has no runs"
 
 
