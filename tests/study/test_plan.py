@@ -182,3 +182,12 @@ def test_the_language_models_problems_are_there():
         )
         == 1
     )
+
+
+def test_the_plan_on_exploration_has_five_seeds_of_each_method():
+    runs = read_plan("configs/study/exploration_plan.yaml").final_runs({})
+    assert len(runs) == 25 and {run.config["seed_everything"] for run in runs} == {1, 2, 3, 4, 5}
+    assert {run.config["data"]["init_args"]["prompts"]["init_args"].get("size") for run in runs} == {None}, "endless problems"
+    (no_difficulty,) = [run for run in runs if (run.method, run.label) == ("no_difficulty", "seed1")]
+    assert callback_names(no_difficulty.config) == ["EntropyAnchor", "GlobalCoefficient"]
+    assert no_difficulty.config["trainer"]["callbacks"][0]["init_args"]["tau"] == 0.8
