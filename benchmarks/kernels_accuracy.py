@@ -1,6 +1,6 @@
 """Errors of the token statistics against fp64 on a CPU: ours, plain torch and the reference paths of public trainers.
 
-    pip install --no-deps --target PEERS trl==1.16.0 verl==0.9.1 cut-cross-entropy==25.1.1
+    pip install --no-deps --target PEERS trl==1.16.0 verl==0.9.1 cut-cross-entropy==25.1.1 liger-kernel==0.8.5
     python benchmarks/kernels_accuracy.py --peers PEERS
 
 Each takes hidden states [64, 64] and a head [4096, 64] in bf16 and does what it does with them (or takes logits, in the dtype in which its
@@ -80,6 +80,15 @@ def contenders() -> dict[str, Callable[[], Statistics]]:
 
         return make
 
+    def liger_scaled() -> Statistics:
+        function = _file("liger_kernel/ops/fused_linear_scaled_cross_entropy.py").LigerFusedLinearScaledCrossEntropyFunction
+
+        def run(hidden: Tensor, weight: Tensor, targets: Tensor) -> Any:
+            loss, entropy = function.apply(hidden, weight, targets, 1.0, -100, 1, True)
+            return -loss, entropy
+
+        return run
+
     def torch_fused() -> Statistics:
         function: Any = torch.nn.functional.linear_cross_entropy  # type: ignore[attr-defined]
         return lambda h, w, t: (-function(h, w, t, reduction="none"), None)
@@ -97,6 +106,7 @@ def contenders() -> dict[str, Callable[[], Statistics]]:
         "logsumexp - E[z] on bf16 logits (as verl's entropy_from_logits)": verl_logits,
         "TRL, bf16 logits": trl(False),
         "TRL, logits.float()": trl(True),
+        "liger-kernel, scaled, torch chunks": liger_scaled,
         "torch F.linear_cross_entropy": torch_fused,
         "cut-cross-entropy, torch path": cce,
     }
