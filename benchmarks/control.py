@@ -2,7 +2,7 @@
 
     python benchmarks/control.py [--only GROUP...]
 
-33 runs, most of 150 rollouts, 3 minutes each on one core; finished runs are kept, interrupted ones go on. Writes docs/control.csv, the
+32 runs, most of 150 rollouts, 3 minutes each on one core; finished runs are kept, interrupted ones go on. Writes docs/control.csv, the
 tables of docs/control.md and docs/images/control_*.png, from the runs that have finished.
 """
 
