@@ -7,7 +7,7 @@ Kills at any moment (the writing of a checkpoint included), the four signals and
 a really full disk (a tmpfs of the trial's own), altered checkpoints; both engines, one process, DDP and FSDP2 on two gloo ranks. After
 each, the same command with `--resume auto` has to end with the weights, optimizer, metrics, samples, counts, events and exported model
 of a run that nobody disturbed. Trial N of a seed is the same trial everywhere, up to what the clock decides. Finished trials are kept
-in `--folder`, so that the command goes on where it was stopped; `--only N` repeats one and keeps its files.
+in `--folder`, so that the command goes on where it was stopped and seeds add up; `--only N` repeats one and keeps its files.
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ BAD = ("lost", "inexact", "hangs", "left behind", "unclear ends", "broken trials
 for name, value in {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "200"}.items():
     os.environ.setdefault(name, value)
 
+from chaos_damage import small_disk  # noqa: E402
 from chaos_process import Run, become_reaper, end_all  # noqa: E402
 from chaos_runs import SETTINGS, Setting, arguments, outcome, write_files  # noqa: E402
-from chaos_trials import SCENARIOS, Reference, Trial, describe, draw, one_of_each  # noqa: E402
+from chaos_trial import SHARED_MEMORY, Reference, Trial, describe  # noqa: E402
+from chaos_trials import SCENARIOS, draw, one_of_each  # noqa: E402
 
 
 def undisturbed(setting: Setting, folder: Path) -> Reference:
@@ -87,8 +89,10 @@ def warm_up(folder: Path) -> None:
 def one(number: int, seed: int, references: dict[str, Reference], folder: Path) -> dict[str, Any]:
     """One trial in this process, which is a fork of its own."""
     name, scenario, setting, rng = draw(seed, number)
-    trial = Trial(SETTINGS[setting], references[setting], folder / f"trial{number}", folder, rng)
     begun = time.monotonic()
+    with suppress(OSError):  # shared memory of its own, so that it shows what stays there
+        small_disk(SHARED_MEMORY, mib=1024)
+    trial = Trial(SETTINGS[setting], references[setting], folder / f"trial{number}", folder, rng)
     try:
         did = scenario(trial)
     except Exception as error:
@@ -168,9 +172,19 @@ def write_page(text: str) -> None:
     PAGE.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{rest.split(MARKS[1], 1)[1]}", encoding="utf-8")
 
 
+def write_result(rows: list[dict[str, Any]], machine: str) -> None:
+    """The trials as JSON, one a line, and the report in docs/trust.md."""
+    rows = sorted(rows, key=lambda row: (row["seed"], row["number"]))
+    seeds = ", ".join(map(str, sorted({row["seed"] for row in rows})))
+    facts = {"machine": machine, "date": str(date.today()), "seconds": round(sum(row["seconds"] for row in rows))}
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    RESULT.write_text(f'{json.dumps(facts)[:-1]}, "trials": [\n{lines}\n]}}\n')
+    write_page(f"{machine}, {date.today()}, seeds {seeds} (`benchmarks/results/chaos.json`)\n\n{table(rows)}")
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=200, help="trials in all, those kept in --folder included")
+    parser.add_argument("--trials", type=int, default=200, help="trials of this seed, those kept in --folder included")
     parser.add_argument("--minutes", type=float, default=None, help="begin no trial after so many minutes; the same command goes on later")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="trials at the same time")
@@ -185,15 +199,14 @@ def main(argv: list[str]) -> int:
     folder = (options.folder or ROOT / "build" / "chaos").absolute()
     folder.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="work-", dir=folder))
-    kept = folder / f"seed{options.seed}.jsonl"
+    kept = folder / "trials.jsonl"
     rows: list[dict[str, Any]] = []
     if options.each:
         options.only = one_of_each(options.seed, options.without)
     elif not options.only and kept.exists():
         rows = [json.loads(line) for line in kept.read_text().splitlines()]
-    numbers = options.only or [n for n in range(options.trials) if n not in {row["number"] for row in rows}]
+    numbers = options.only or [n for n in range(options.trials) if (options.seed, n) not in {(row["seed"], row["number"]) for row in rows}]
     numbers = [n for n in numbers if draw(options.seed, n)[2] not in options.without]
-    shared = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
 
     write_files(work)
     warm_up(work)
@@ -220,22 +233,13 @@ def main(argv: list[str]) -> int:
             f"{row['number']:4d} {row.get('setting', ''):9s} {row['trial']}: {row['did']}: {said} ({row.get('seconds', 0)} s)", flush=True
         )
     took = time.monotonic() - begun
-    if left := (set(os.listdir("/dev/shm")) if shared or os.path.isdir("/dev/shm") else set()) - shared:
-        rows.append({"number": -1, "trial": "all", "did": "", "problems": [["left behind", f"in shared memory: {', '.join(left)}"]]})
     failed = [row for row in rows if row["problems"]]
     print(table(rows))
     print(f"{len(rows)} trials, {len(failed)} not as promised; this call took {took / 60:.1f} min" + (f"; files: {work}" if failed else ""))
     if not failed and not options.only:
         shutil.rmtree(work, ignore_errors=True)
     if options.machine:
-        facts = {
-            "machine": options.machine,
-            "date": str(date.today()),
-            "seed": options.seed,
-            "seconds": round(sum(r["seconds"] for r in rows)),
-        }
-        RESULT.write_text(json.dumps(facts | {"trials": sorted(rows, key=lambda row: row["number"])}, indent=1) + "\n")
-        write_page(f"{options.machine}, {date.today()}, seed {options.seed} (`benchmarks/results/chaos.json`)\n\n{table(rows)}")
+        write_result(rows, options.machine)
     return 1 if failed else 0
 
 

@@ -5,7 +5,6 @@ Each is a function of a `Trial`, which draws its moments from the trial's own se
 
 from __future__ import annotations
 
-import ctypes
 import os
 import random
 import shutil
@@ -13,145 +12,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-from chaos_process import Ended, Fault, Moment, Run, descendants
-from chaos_runs import Setting, arguments, leftovers, outcome
+from chaos_damage import alter, fill, put_foreign, small_disk
+from chaos_process import descendants
+from chaos_rank import Fault, Moment
+from chaos_trial import Trial
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-DEADLINE = {"transformers": 180.0, "vllm": 420.0}  # seconds for one start of the command, on a machine that others use too
-
-SETTLE = 40.0  # seconds that other processes get to end; ranks that Lightning started notice after 6 s that rank zero is gone
-
-
-@dataclass
-class Reference:
-    """An undisturbed run of a setting.
-
-    Attributes:
-        outcome: digests of what it left.
-        files: how often each rank changed a file.
-        seconds: from start to end.
-    """
-
-    outcome: dict[str, str]
-    files: list[int]
-    seconds: float
-
-
-@dataclass
-class Trial:
-    """One trial and what it found.
-
-    Attributes:
-        setting: what is run.
-        reference: its undisturbed run.
-        folder: for everything of this trial.
-        files: what `write_files` made.
-        rng: of this trial.
-        problems: (kind, one line) of everything that was not as promised; kinds are columns of the report.
-        lost: finished optimizer steps that had to be done again, as a kill may.
-    """
-
-    setting: Setting
-    reference: Reference
-    folder: Path
-    files: Path
-    rng: random.Random
-    problems: list[tuple[str, str]] = field(default_factory=list)
-    lost: int = 0
-    starts: int = 0
-
-    def __post_init__(self) -> None:
-        self.run_dir, self.scratch = self.folder / "run", self.folder / "scratch"
-        self.scratch.mkdir(parents=True)
-        self.deadline = DEADLINE["vllm" if self.setting.engine == "VLLMEngine" else "transformers"]
-
-    # -- moments ---------------------------------------------------------------------------------------------------------------------
-
-    def moment(self, rank: int = 0, early: float = 0.0, late: float = 1.0) -> Moment:
-        """Somewhere in the run: at a change of a file, exactly or a little later, or when so much of its time has passed."""
-        if self.rng.random() < 0.3 or self.reference.files[rank] < 4:
-            return Moment("time", self.rng.uniform(early, late * 0.9) * self.reference.seconds)
-        at = self.rng.randint(1 + int(early * self.reference.files[rank]), max(1, int(late * self.reference.files[rank])))
-        return Moment("file", at, self.rng.choice([0.0, 0.0, self.rng.uniform(0, 0.03), self.rng.uniform(0, 0.3)]))
-
-    def in_training(self, most: int | None = None) -> Moment:
-        """Some time after one of the first `most` optimizer steps."""
-        return Moment("step", self.rng.randint(1, most or self.setting.updates - 1), self.rng.choice([0.0, self.rng.uniform(0, 0.4)]))
-
-    # -- runs ------------------------------------------------------------------------------------------------------------------------
-
-    def start(self, *extra: str, faults: dict[int, Fault] | None = None) -> Run:
-        """The command with `--resume auto`, in the trial's folder."""
-        self.starts += 1
-        command = arguments(self.setting, self.run_dir, self.files, "--resume=auto", *extra)
-        return Run(command, self.folder / f"start{self.starts}", self.run_dir, self.scratch, self.setting.world, faults)
-
-    def end(self, run: Run, without: frozenset[int] = frozenset()) -> Ended:
-        """Wait for its end, and look whether it hung, left processes behind or showed a traceback."""
-        ended = run.wait(self.deadline, settle=SETTLE, without=without)
-        for rank, status in enumerate(ended.status):
-            if status is None and rank not in without:
-                self.report("hangs", f"rank {rank} had not ended after {self.deadline:.0f} s")
-        if ended.left:
-            self.report("left behind", f"processes: {', '.join(c[:80] for c in ended.left)}")
-        for rank, said in enumerate(ended.said):
-            if "Traceback (most recent call last)" in said:
-                self.report("unclear ends", f"rank {rank} showed a traceback: {said.strip().splitlines()[-1][:200]}")
-        return ended
-
-    def report(self, kind: str, line: str) -> None:
-        """Take note of something that was not as promised."""
-        self.problems.append((kind, f"start {self.starts}: {line}"))
-
-    def expect(self, ended: Ended, status: int | tuple[int, ...], said: str = "", rank: int = 0) -> None:
-        """A rank ended with this status, and said this."""
-        if ended.status[rank] is not None and ended.status[rank] not in ((status,) if isinstance(status, int) else status):
-            self.report("unclear ends", f"rank {rank} ended with {ended.status[rank]} and not {status}: {_last(ended.said[rank])}")
-        elif said and said not in ended.said[rank]:
-            self.report("unclear ends", f"rank {rank} did not say {said!r}: {_last(ended.said[rank])}")
-
-    def newest(self) -> int:
-        """Step of the newest whole checkpoint, 0 if there is none."""
-        from aer_lightning.checkpoints.folder import newest
-
-        found = newest(self.run_dir / "checkpoints")
-        return found[1]["step"] if found is not None else 0
-
-    def check_kept(self, ended: Ended, step: int) -> None:
-        """The checkpoint of this step, or a later one, is there and whole."""
-        newest = self.newest()
-        if newest < step:
-            self.report("lost", f"the newest whole checkpoint is of step {newest}, promised is step {step}")
-        self.lost += max(0, ended.steps() - newest)
-
-    def finish(self, *extra: str) -> None:
-        """Go on to the end, which has to be that of the undisturbed run, with nothing temporary left."""
-        ended = self.end(self.start(*extra))
-        for rank in range(self.setting.world):
-            self.expect(ended, 0, rank=rank)
-        if ended.status == [0] * self.setting.world:
-            self.compare()
-
-    def compare(self) -> None:
-        """Everything that the run left is what an undisturbed one leaves."""
-        try:
-            found = outcome(self.run_dir)
-        except Exception as error:
-            self.report("inexact", f"the end cannot be read: {type(error).__name__}: {error}")
-            return
-        if wrong := [name for name, digest in self.reference.outcome.items() if found[name] != digest]:
-            self.report("inexact", f"not those of the undisturbed run: {', '.join(wrong)}")
-        if left := leftovers(self.run_dir, self.scratch):
-            self.report("left behind", f"files: {', '.join(left)}")
-
-
-def _last(said: str) -> str:
-    lines = [line for line in said.strip().splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "nothing"
 
 
 def _send(signum: int) -> Callable[[], None]:
@@ -284,35 +151,6 @@ def lose_vllm(trial: Trial) -> str:
 # -- files -----------------------------------------------------------------------------------------------------------------------------
 
 
-def small_disk(folder: Path, mib: int = 256) -> None:
-    """Have a file system of its own at a folder, for this process and its children alone; gone with them."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    new_mounts, new_user, private = 0x20000, 0x10000000, 0x44000
-    user, group = os.getuid(), os.getgid()
-    if libc.unshare(new_mounts) != 0:
-        if libc.unshare(new_user | new_mounts) != 0:
-            raise OSError(ctypes.get_errno(), "neither root nor user namespaces: no file system of our own")
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
-        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
-    libc.mount(b"none", b"/", None, private, None)
-    if libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", 0, f"size={mib}m".encode()) != 0:
-        raise OSError(ctypes.get_errno(), "no small file system")
-
-
-def fill(folder: Path, leave: int) -> None:
-    """Write to a file in `folder` until the disk is full, then give `leave` bytes back."""
-    ballast = os.open(folder / "ballast", os.O_WRONLY | os.O_CREAT)
-    size, block = 0, b"\0" * (1 << 20)
-    while block:
-        try:
-            size += os.write(ballast, block)
-        except OSError:
-            block = block[: len(block) // 2] if len(block) > 512 else b""
-    os.ftruncate(ballast, max(0, size - leave))
-    os.close(ballast)
-
-
 def full_disk(trial: Trial) -> str:
     """The disk is full from some moment on: for a while, and the run gets over it by itself; or for good, and it ends with one line."""
     disk = trial.folder / "disk"
@@ -347,10 +185,10 @@ def damage(trial: Trial) -> str:
     ended = trial.end(trial.start(faults={0: Fault(at, _send(signal.SIGKILL), "SIGKILL")}))
     found = checkpoints(trial.run_dir / "checkpoints")
     count = trial.rng.choice([1, 1, 1, len(found)])
-    done = [_damage(path, trial.rng) for path in found[:count]]
+    done = [alter(path, trial.rng) for path in found[:count]]
     if trial.rng.random() < 0.3:
         foreign = trial.run_dir / "checkpoints" / f"step-{trial.rng.randint(5, 99):08d}.ckpt"
-        done.append(_foreign(foreign, found[-1], trial.rng))
+        done.append(put_foreign(foreign, found[-1], trial.rng))
         found.insert(0, foreign)
     resumed = trial.end(trial.start())
     trial.expect(resumed, 0)
@@ -361,39 +199,6 @@ def damage(trial: Trial) -> str:
         trial.compare()
     trial.lost += ended.steps() - min(ended.steps(), ended.saved())
     return ", ".join(done)
-
-
-def _damage(path: Path, rng: random.Random) -> str:
-    """Alter a checkpoint; what was done."""
-    file = rng.choice(sorted(p for p in path.iterdir() if p.is_file()))
-    how = rng.choice(["flip", "flip", "flip", "truncate", "empty", "delete", "other"])
-    content = bytearray(file.read_bytes())
-    if how == "flip":
-        bit = rng.randrange(8 * len(content))
-        content[bit // 8] ^= 1 << bit % 8
-        file.write_bytes(content)
-    elif how == "truncate":
-        os.truncate(file, rng.randrange(len(content)))
-    elif how == "empty":
-        os.truncate(file, 0)
-    elif how == "delete":
-        file.unlink()
-    else:
-        file.write_bytes(rng.randbytes(len(content)))
-    return f"{how} {file.name}"
-
-
-def _foreign(path: Path, own: Path, rng: random.Random) -> str:
-    """Something else under a checkpoint's name."""
-    how = rng.choice(["an empty folder", "a model folder", "another step's checkpoint"])
-    if how == "another step's checkpoint":
-        shutil.copytree(own, path)
-    else:
-        path.mkdir()
-        if how == "a model folder":
-            (path / "config.json").write_text("{}")
-            (path / "model.safetensors").write_bytes(rng.randbytes(100))
-    return how
 
 
 def vanish(trial: Trial) -> str:
@@ -456,18 +261,3 @@ def one_of_each(seed: int, without: Sequence[str] = ()) -> list[int]:
         if setting not in without:
             first.setdefault((name, setting), number)
     return list(first.values())
-
-
-def describe(trial: Trial, name: str, did: str, seconds: float) -> dict[str, Any]:
-    """A trial as a row of the report."""
-    return {
-        "trial": name,
-        "setting": trial.setting.name,
-        "strategy": trial.setting.strategy,
-        "engine": trial.setting.engine,
-        "did": did,
-        "starts": trial.starts,
-        "steps_again": trial.lost,
-        "seconds": round(seconds, 1),
-        "problems": [list(problem) for problem in trial.problems],
-    }

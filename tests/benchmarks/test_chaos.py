@@ -47,12 +47,12 @@ def test_every_way_to_damage_a_checkpoint_is_seen(bench, tmp_path):
     from aer_lightning.checkpoints.folder import begin, commit, newest, verify, write_file
     from aer_lightning.errors import DataError
 
-    trials, rng = bench("chaos_trials"), random.Random(3)
+    damage, rng = bench("chaos_damage"), random.Random(3)
     done = Counter()
     for _ in range(60):
         partial = begin(tmp_path, 1)
         path = commit(partial, {name: write_file(partial / name, rng.randbytes(50)) for name in ("a", "b")}, {"step": 1})
-        done[trials._damage(path, rng).split()[0]] += 1
+        done[damage.alter(path, rng).split()[0]] += 1
         with pytest.raises(DataError, match="step-00000001"):
             verify(path)
     assert done.keys() == {"flip", "truncate", "empty", "delete", "other"}
@@ -60,14 +60,14 @@ def test_every_way_to_damage_a_checkpoint_is_seen(bench, tmp_path):
     whole = commit(partial, {"a": write_file(partial / "a", b"x")}, {"step": 2})
     for _ in range(9):
         foreign, said = tmp_path / "step-00000009.ckpt", []
-        trials._foreign(foreign, whole, rng)
+        damage.put_foreign(foreign, whole, rng)
         assert newest(tmp_path, say=said.append)[0] == whole and len(said) == 1 and "step-00000009" in said[0]
         subprocess.run(["rm", "-r", str(foreign)], check=True)
 
 
 def test_the_small_disk_is_full_as_a_disk_is(bench, tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from chaos_trials import fill, small_disk\n"
+        "import os, sys; from pathlib import Path; from chaos_damage import fill, small_disk\n"
         "disk = Path(sys.argv[1])\n"
         "try: small_disk(disk, 1)\n"
         "except OSError: sys.exit(77)\n"
