@@ -235,7 +235,11 @@ def main(argv: list[str]) -> int:
     took = time.monotonic() - begun
     failed = [row for row in rows if row["problems"]]
     print(table(rows))
-    print(f"{len(rows)} trials, {len(failed)} not as promised; this call took {took / 60:.1f} min" + (f"; files: {work}" if failed else ""))
+    spent = os.times()
+    cpu = (spent.user + spent.system + spent.children_user + spent.children_system) / 60
+    print(f"{len(rows)} trials, {len(failed)} not as promised; this call took {took / 60:.1f} min, {cpu:.1f} min of CPU time")
+    if failed:
+        print(f"files of those that failed in this call: {work}")
     if not failed and not options.only:
         shutil.rmtree(work, ignore_errors=True)
     if options.machine:
