@@ -50,7 +50,7 @@ def test_tensorboard_is_the_default(fit):
     folder = fit()
     events = EventAccumulator(str(folder)).Reload()
     assert len(events.Scalars("rollout/reward")) == 2
-    assert yaml.safe_load((folder / "hparams.yaml").read_text())["trainer"]["callbacks"]["EntropyAnchor"]["tau"] == 0.65
+    assert yaml.safe_load((folder / "hparams.yaml").read_text())["trainer"]["callbacks"]["EntropyAnchor"]["tau"] == 0.8
 
 
 def test_several(fit):
@@ -69,7 +69,7 @@ def test_wandb_offline(fit, monkeypatch):
     folder = fit("-c", "configs/logger/wandb.yaml", "--trainer.logger.offline=true")
     run = wandb.run
     assert (run.project, run.name) == ("aer_lightning", "aer")
-    assert run.config["trainer"]["callbacks"]["EntropyAnchor"]["tau"] == 0.65
+    assert run.config["trainer"]["callbacks"]["EntropyAnchor"]["tau"] == 0.8
     assert run.config["data"]["init_args"]["engine"]["class_path"].endswith("TransformersEngine")
     summary = dict(run.summary)
     assert summary["rollout/index"] == 1 and {"val/countdown/pass@2", "aer/alpha"} <= summary.keys()
@@ -86,7 +86,7 @@ def test_mlflow(fit, monkeypatch):
         parameters = dict(database.execute("select key, value from params"))
         metrics = {name for (name,) in database.execute("select distinct key from metrics")}
         assert database.execute("select count(*) from metrics where key = 'rollout/reward'").fetchone() == (2,)
-    assert parameters[TAU] == "0.65" and parameters["data/init_args/prompts_per_rollout"] == "4"
+    assert parameters[TAU] == "0.8" and parameters["data/init_args/prompts_per_rollout"] == "4"
     assert {"aer/alpha", "val/countdown/pass2"} <= metrics  # MLflow has no @
 
 
