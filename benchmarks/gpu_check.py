@@ -130,18 +130,8 @@ def resume() -> dict[str, Any]:
 
 
 def memory_of_the_step() -> dict[str, Any]:
-    """Peak of a training step against what the plan says, within 10 %."""
-    planned = json.loads(command("-m", "aer_lightning", "plan", "-c", "configs/aer.yaml", "--json").splitlines()[-1])
-    code = """
-import json, torch
-from aer_lightning.cli import main
-main(["fit", "-c", "configs/aer.yaml", "--data.init_args.engine=TransformersEngine", "--data.init_args.rollouts_per_epoch=2",
-      "--trainer.max_epochs=1", "--curves.enabled=false"])
-print("PEAK", torch.cuda.max_memory_allocated() / 2**30)
-"""
-    peak = float(command("-c", code).split("PEAK", 1)[1].split()[0])
-    assert abs(peak / planned["peak_gib"] - 1) < 0.1, f"{peak} GiB measured, {planned['peak_gib']} planned"
-    return {"measured_gib": peak, "planned_gib": planned["peak_gib"]}
+    """Peaks of three small models against what the plan says, within 10 %: plan_check ends with 1 where one is further off."""
+    return {"said": command("benchmarks/plan_check.py", "--cuda", "--processes", "1").strip().splitlines()}
 
 
 def sharded() -> dict[str, Any]:
@@ -162,7 +152,7 @@ PATHS = [
     Check(3, "stale weights, vLLM, bf16", "one step of 1e-6 that is not synced is found", stale_weights),
     Check(4, "offload", "none, optimizer and all give the same bits", offload_changes_nothing),
     Check(4, "resume", "a resumed run ends as the uninterrupted one", resume),
-    Check(5, "memory", "peak of the step within 10 % of the plan", memory_of_the_step),
+    Check(5, "memory", "peaks of three fits within 10 % of the plan", memory_of_the_step),
     Check(6, "kernel benchmark", "time and memory beside torch", kernel_benchmark),
 ]
 

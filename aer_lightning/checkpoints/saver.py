@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from aer_lightning.checkpoints.folder import begin, commit, fingerprint, prune, write_file
 
 FAILURES = (Exception, CheckpointException)  # torch's own is no Exception
+FILE_BYTES = 256 << 20  # of a rank's file: torch makes a file whole in memory, twice, before it writes it
 
 
 @dataclass
@@ -52,9 +53,6 @@ class Saver:
         # A group of its own, because the writing thread's collectives must not mix with those of training.
         self._group = dist.new_group(backend="gloo") if dist.is_initialized() and dist.get_world_size() > 1 else None
         self._rank = dist.get_rank() if self._group is not None else 0
-        self._stager = DefaultStager(
-            StagingOptions(use_pinned_memory=False, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=False)
-        )
         self._executor: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future[Path]] | None = None
 
@@ -66,8 +64,13 @@ class Saver:
     def begin(self, snapshot: Snapshot) -> None:
         """Copy to host memory and return; the rest happens in the background. The save before has to have been waited for."""
         assert self._pending is None and self._executor is not None
-        staged: Any = self._stager.stage(snapshot.tensors)
-        self._pending = snapshot.step, self._executor.submit(self._write, snapshot, staged)
+        # One for each save: it would keep its copies for the next one, as long as the weights live.
+        stager = DefaultStager(
+            StagingOptions(use_pinned_memory=False, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=False)
+        )
+        staged: Any = stager.stage(snapshot.tensors)
+        stager.close()
+        self._pending = snapshot.step, self._executor.submit(self._write, replace(snapshot, tensors=staged))
 
     def wait(self) -> tuple[int, Path | str] | None:
         """The step that was being saved and its checkpoint, or one line on why there is none; None if nothing was being saved."""
@@ -89,15 +92,14 @@ class Saver:
         if self._executor is not None:
             self._executor.shutdown(wait=True)
             self._executor = None
-            self._stager.close()
 
     # -- in the writing thread ----------------------------------------------------------------------------------------------------
 
-    def _write(self, snapshot: Snapshot, tensors: dict[str, Tensor]) -> Path:
+    def _write(self, snapshot: Snapshot) -> Path:
         partial = self._together(lambda: begin(self.folder, snapshot.step) if self._rank == 0 else None)[0]
         try:
-            writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
-            dcp.save(tensors, storage_writer=writer, process_group=self._group, no_dist=self._group is None)
+            writer = HuggingFaceStorageWriter(str(partial), fqn_to_index_mapping=files_of(snapshot.tensors), save_distributed=True)
+            dcp.save(snapshot.tensors, storage_writer=writer, process_group=self._group, no_dist=self._group is None)
             files = self._together(lambda: self._fingerprints(partial))
             return self._together(lambda: self._commit(partial, snapshot, files) if self._rank == 0 else None)[0]
         except FAILURES:
@@ -134,6 +136,23 @@ class Saver:
         if failed := next((f"rank {rank}: {reason}" for rank, (_, reason) in enumerate(shares) if reason is not None), None):
             raise OSError(failed)
         return [value for value, _ in shares]
+
+
+def files_of(tensors: dict[str, Tensor], limit: int = FILE_BYTES) -> dict[str, int]:
+    """Number of the file, from 1, that each tensor goes to: in order, with at most ``limit`` bytes of this rank in a file or one tensor.
+
+    >>> import torch
+    >>> files_of({"a": torch.zeros(3), "b": torch.zeros(2), "c": torch.zeros(9)}, limit=20)
+    {'a': 1, 'b': 1, 'c': 2}
+    """
+    numbers: dict[str, int] = {}
+    number, size = 1, 0
+    for name, tensor in tensors.items():
+        held = getattr(tensor, "_local_tensor", tensor).nbytes
+        if size and size + held > limit:
+            number, size = number + 1, 0
+        numbers[name], size = number, size + held
+    return numbers
 
 
 def _reason(error: BaseException) -> str:

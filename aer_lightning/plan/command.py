@@ -15,12 +15,15 @@ from aer_lightning.plan.verdict import fits, smallest_change
 
 def plan(run: RunFacts, device: Accelerator) -> dict[str, Any]:
     """Everything the command prints, as plain values."""
-    found = phases(run, device.memory_gib)
-    fit = fits(run, device.memory_gib)
-    change = smallest_change(run, device.memory_gib)
+    run = run.but(host=device.host)
+    memory = device.memory_gib / (run.devices if device.host else 1)
+    found = phases(run, memory)
+    fit = fits(run, memory)
+    change = smallest_change(run, memory)
     return {
         "gpu": device.name,
-        "gpu_gib": device.memory_gib,
+        "gpu_gib": round(memory, 2),
+        "host": device.host,
         "parameters": run.model.parameters,
         "trained_parameters": run.trained,
         "world_size": run.world_size,
@@ -51,7 +54,8 @@ def verdict(result: dict[str, Any]) -> str:
         return f"fits: {peak} at the peak"
     if result["change"]:
         return f"does not fit ({peak} at the peak); the smallest change found: {result['change']}"
-    return f"cannot: {peak} at the peak, and none of smaller packs, offload, checkpointing, LoRA or 8 devices is enough"
+    tried = "smaller packs, checkpointing or LoRA" if result["host"] else "smaller packs, offload, checkpointing, LoRA or 8 devices"
+    return f"cannot: {peak} at the peak, and none of {tried} is enough"
 
 
 def table(result: dict[str, Any]) -> str:
@@ -65,7 +69,7 @@ def table(result: dict[str, Any]) -> str:
         f"{sizes['sequences']} sequences a rollout, {sizes['sequences_per_step_and_rank']:g} per optimizer step and rank, "
         f"at most {sizes['longest_sequence']} tokens each, in packs of {sizes['tokens_per_micro_batch']}",
         "",
-        "GiB per GPU".ljust(width) + "".join(f"{name:>12}" for name in result["phases"]),
+        ("GiB a process" if result["host"] else "GiB per GPU").ljust(width) + "".join(f"{name:>12}" for name in result["phases"]),
     ]
     for column in used:
         label = column.removesuffix("_gib").replace("_", " ")
@@ -98,7 +102,7 @@ def main(argv: list[str]) -> int:
         description="What a run needs, from its model's config.json alone. Takes the arguments of fit.",
         allow_abbrev=False,
     )
-    parser.add_argument("--gpu", default="h100-80gb", help=f"{', '.join(ACCELERATORS)}, or a number of GiB")
+    parser.add_argument("--gpu", default="h100-80gb", help=f"{', '.join(ACCELERATORS)}, a number of GiB, or cpu")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     own, rest = parser.parse_known_args(argv)
     device = accelerator(own.gpu)

@@ -11,7 +11,6 @@ from aer_lightning.assets import resolve_model
 from aer_lightning.data.checks import room_for_prompts
 from aer_lightning.errors import ConfigError, DataError
 
-AUTO_HEAD_MB = 1024  # what the kernels take of a large card where nobody says; see aer_lightning.kernels.planning
 OPTIMIZER_BYTES = {"AdamW8bit": 2, "Adam8bit": 2, "AdamW4bit": 1, "PagedAdamW8bit": 2, "Adam": 8, "AdamW": 8, "SGD": 0, "Adafactor": 0}
 
 
@@ -22,7 +21,8 @@ class ModelFacts:
     Attributes:
         config: its transformers configuration.
         parameters: weights, a tied head once.
-        embedding: weights of embedding and head, [V, D] each.
+        embedding: weights of embedding and head, [V, D] each; once if they are tied.
+        largest: elements of the largest weight.
         largest_layer: weights of the largest decoder layer: what FSDP2 gathers at a time.
         adapters: weights that a rank-1 LoRA on every linear layer would add.
         kv_bytes: bytes that one token takes in the KV cache in 16 bit.
@@ -31,6 +31,7 @@ class ModelFacts:
     config: Any
     parameters: int
     embedding: int
+    largest: int
     largest_layer: int
     adapters: int
     kv_bytes: int
@@ -85,6 +86,7 @@ def model_facts(config: Any) -> ModelFacts:
         config=config,
         parameters=sum(p.numel() for p in model.parameters()),
         embedding=sum(ends.values()),
+        largest=max(p.numel() for p in model.parameters()),
         largest_layer=max((sum(p.numel() for p in layer.parameters()) for layer in layers), default=0),
         adapters=adapters,
         kv_bytes=2 * 2 * len(layers) * heads * width,
@@ -112,9 +114,14 @@ class RunFacts:
         lora_base_bytes: bytes a weight of a frozen base takes.
         reference: whether a reference of its own is loaded.
         optimizer_bytes: of its states, a trained weight.
+        step_copies: whether the optimizer works on all weights at once, with a temporary copy of them (foreach, torch's way on a GPU).
         vllm: whether vLLM generates on the same device.
-        utilisation: vLLM's ``gpu_memory_utilization``.
-        head_mb: budget of the head's kernels, MiB.
+        engine_dtype: of the engine's weights; None for fp32 on a CPU and bf16 elsewhere.
+        engine_rows: sequences that the engine decodes at a time; ``prefill``, prompt tokens that the transformers engine reads at a time.
+        sleeps: whether the engine gives up its weights on an accelerator while the trainer works.
+        utilisation: vLLM's ``gpu_memory_utilization``; ``kv_cache_gib``, the size of its cache where that is given.
+        head_mb: budget of the head's kernels, MiB; None where they choose.
+        host: whether the device is the host itself: a CPU.
     """
 
     model: ModelFacts
@@ -137,14 +144,26 @@ class RunFacts:
     lora_base_bytes: int = 4
     reference: bool = False
     optimizer_bytes: int = 8
+    step_copies: bool = True
     vllm: bool = True
+    engine_dtype: str | None = None
+    engine_rows: int = 256
+    prefill: int = 16384
+    sleeps: bool = True
     utilisation: float = 0.4
-    head_mb: int = 256
+    kv_cache_gib: float | None = None
+    head_mb: float | None = 256
+    host: bool = False
 
     @property
     def world_size(self) -> int:
         """Processes."""
         return self.devices * self.nodes
+
+    @property
+    def shards(self) -> int:
+        """Into how many parts weights are cut."""
+        return self.world_size if self.sharded else 1
 
     @property
     def sequences(self) -> int:
@@ -167,8 +186,9 @@ def run_facts(config: Mapping[str, Any]) -> RunFacts:
     facts = model_facts(read_config(model["pretrained"]))
     engine = data.get("engine") or {}
     engine_args = engine.get("init_args") or {}
-    optimizer = ((model.get("optimizer") or {}).get("class_path") or "torch.optim.AdamW").rsplit(".", 1)[-1]
-    momentum = ((model.get("optimizer") or {}).get("init_args") or {}).get("momentum")
+    path = (model.get("optimizer") or {}).get("class_path") or "torch.optim.AdamW"
+    optimizer, optimizer_args = path.rsplit(".", 1)[-1], (model.get("optimizer") or {}).get("init_args") or {}
+    dtype = engine_args.get("dtype")
     lora = model.get("lora") or {}
     devices = trainer.get("devices")
     strategy = trainer.get("strategy")
@@ -198,10 +218,16 @@ def run_facts(config: Mapping[str, Any]) -> RunFacts:
         lora=int(lora.get("r", 16)) if lora else 0,
         lora_base_bytes=2 if lora and lora.get("base_dtype") == "bfloat16" else 4,
         reference=bool(kl) and not (lora and not model.get("reference")),
-        optimizer_bytes=4 if optimizer == "SGD" and momentum else OPTIMIZER_BYTES.get(optimizer, 8),
+        optimizer_bytes=4 if optimizer == "SGD" and optimizer_args.get("momentum") else OPTIMIZER_BYTES.get(optimizer, 8),
+        step_copies=path.startswith("torch.optim.") and not optimizer_args.get("fused") and optimizer_args.get("foreach") is not False,
         vllm="VLLMEngine" in (engine.get("class_path") or "VLLMEngine"),
         utilisation=float(engine_args.get("gpu_memory_utilization") or 0.4),
-        head_mb=AUTO_HEAD_MB if model.get("memory_mb") in (None, "auto") else int(model["memory_mb"]),
+        engine_dtype=None if dtype in (None, "auto") else str(dtype),
+        kv_cache_gib=engine_args.get("kv_cache_gib"),
+        engine_rows=int(engine_args.get("max_batch_size") or engine_args.get("max_num_seqs") or 256),
+        prefill=int(engine_args.get("max_prefill_tokens") or 16384),
+        sleeps=bool(data.get("sleep_engine", True)),
+        head_mb=None if model.get("memory_mb") in (None, "auto") else float(model["memory_mb"]),
     )
 
 

@@ -23,9 +23,12 @@ def fits(run: RunFacts, device_gib: float) -> bool:
 
 
 def changes(run: RunFacts) -> Iterator[tuple[str, RunFacts]]:
-    """Changes from the smallest on: what costs a little time, then what changes the run, then more devices."""
+    """Changes from the smallest on: what costs a little time, then what changes the run, then more devices.
+
+    On a CPU there is nothing to offload to, and more processes share the same memory.
+    """
     longest = run.max_prompt + run.max_new
-    engine = {"utilisation": 0.3} if run.utilisation > 0.3 else {}
+    engine = {"utilisation": 0.3} if run.vllm and run.utilisation > 0.3 else {}
     half, smaller = max(longest, run.tokens // 2), max(longest, run.tokens // 4)
     steps: list[tuple[str, dict[str, object]]] = [
         (f"data.init_args.scoring_tokens_per_micro_batch: {run.tokens}", {"scoring_tokens": run.tokens}),
@@ -35,8 +38,18 @@ def changes(run: RunFacts) -> Iterator[tuple[str, RunFacts]]:
         ("model.init_args.gradient_checkpointing: true", {"checkpointing": True}),
         ("model.init_args.offload: all", {"offload": "all"}),
     ]
+    if run.step_copies and not run.host:
+        steps.insert(0, ("model.init_args.optimizer.init_args.fused: true", {"step_copies": False}))
+    if run.host:
+        steps = [step for step in steps if "offload" not in step[1]]
     for name, change in steps:
         yield name, run.but(**change)
+    if run.host:
+        mild = run.but(checkpointing=True, tokens=smaller, scoring_tokens=smaller)
+        yield f"gradient_checkpointing: true and tokens_per_micro_batch: {smaller}", mild
+        if not run.lora:
+            yield "the same and lora: {r: 16, base_dtype: bfloat16}", mild.but(lora=16, lora_base_bytes=2, reference=False)
+        return
     mild = run.but(checkpointing=True, offload="all", tokens=smaller, scoring_tokens=smaller)
     yield "gradient_checkpointing: true, offload: all and tokens_per_micro_batch: " + str(smaller), mild
     if engine:

@@ -39,6 +39,20 @@ def test_training_goes_on_while_the_copy_is_written(saver, monkeypatch):
     assert verify(path)["step"] == 1 and (path / "state.pt").read_bytes() == b"s"
 
 
+def test_large_states_go_to_several_files_and_leave_no_copy_behind(saver, monkeypatch):
+    import weakref
+
+    monkeypatch.setattr(module, "files_of", lambda tensors, real=module.files_of: real(tensors, limit=16))
+    held, write = [], Saver._write
+    monkeypatch.setattr(Saver, "_write", lambda self, shot: (held.extend(map(weakref.ref, shot.tensors.values())), write(self, shot))[1])
+    saver.begin(snapshot(1, torch.arange(4.0)))
+    _, path = saver.wait()
+    assert len(list(path.glob("*.safetensors"))) == 2 and verify(path)["step"] == 1
+    assert torch.equal(read_tensors(path, ["model."])["model.w"], torch.arange(4.0))
+    saver._executor.submit(int).result()
+    assert held and not any(ref() is not None for ref in held)
+
+
 def test_only_the_newest_stay(saver):
     for step in range(1, 5):
         saver.begin(snapshot(step, torch.ones(4)))

@@ -78,6 +78,37 @@ def test_shards_are_those_of_the_plain_load_and_memory_holds_no_more(tmp_path, r
     assert sum(r["grown"] for r in results) <= 1.2 * size, [r["grown"] / size for r in results]
 
 
+def _accelerated(rank, folder, other, store, dtype, place, out):
+    from torch.distributed.device_mesh import init_device_mesh
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    sharding = Sharding(init_device_mesh("cpu", (2,), mesh_dim_names=("shards",)), torch.device(place))
+    load_network(str(other), NetworkOptions(dtype=dtype), sharding=sharding)
+    before = peak()
+    network = load_network(str(folder), NetworkOptions(dtype=dtype), sharding=sharding)
+    Path(out, f"{rank}").write_text(str(peak() - before))
+    dist.barrier()
+    dist.destroy_process_group()
+    del network
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "place"), [("float32", "meta"), ("bfloat16", "cpu")])
+def test_a_file_in_bfloat16(tmp_path, random_model, dtype, place):
+    """Resident memory of both ranks: with fp32 shards on another device (meta, for want of one), and with bf16 shards here."""
+    from transformers import AutoModelForCausalLM
+
+    from tests.conftest import build_model
+
+    big = build_model("qwen3", tmp_path / "big", hidden_size=768, intermediate_size=2048, num_hidden_layers=8, initializer_range=0.02)
+    AutoModelForCausalLM.from_pretrained(big).to(torch.bfloat16).save_pretrained(big)
+    size = os.path.getsize(big / "model.safetensors")
+    mp.spawn(_accelerated, (big, random_model, str(tmp_path / "store"), dtype, place, str(tmp_path)), nprocs=2)
+    grown = sum(int((tmp_path / str(rank)).read_text()) for rank in range(2))
+    assert grown <= 1.2 * size, grown / size
+
+
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_tied_embeddings_stay_one(tmp_path, random_llama, random_model, replicas):
     results = start(random_llama, random_model, tmp_path, replicas=replicas)

@@ -11,7 +11,7 @@ from aer_lightning.plan.command import main, plan, verdict
 from aer_lightning.plan.facts import RunFacts, model_facts, read_config, run_facts
 from aer_lightning.plan.hardware import ACCELERATORS, accelerator
 from aer_lightning.plan.memory import phases
-from aer_lightning.plan.verdict import fits, smallest_change
+from aer_lightning.plan.verdict import changes, fits, smallest_change
 
 ROOT = Path(__file__).parents[2]
 MODELS = Path(__file__).parent / "models"
@@ -75,13 +75,21 @@ def test_offload_empties_the_turn_of_the_engine_only(eight):
 
 def test_activations_are_traced_and_follow_tokens_precision_and_checkpointing(eight):
     def act(**changes):
-        return phases(RunFacts(eight, mixed=True, max_new=4096, prompts=64, **changes), 80)["train"].activations_gib
+        run = RunFacts(eight, mixed=True, max_new=4096, prompts=64, step_copies=False, **changes)
+        return phases(run, 80)["train"].activations_gib
 
     whole, half = act(tokens=16384), act(tokens=8192)
     assert 1.7 < whole / half < 2.1
     assert act(tokens=8192, checkpointing=True) < 0.2 * half
-    fp32 = phases(RunFacts(eight, mixed=False, max_new=4096, prompts=64, tokens=8192), 80)["train"].activations_gib
+    fp32 = phases(RunFacts(eight, mixed=False, max_new=4096, prompts=64, tokens=8192, step_copies=False), 80)["train"].activations_gib
     assert fp32 > 1.2 * half
+
+
+def test_the_optimizers_step_may_be_the_worst_moment(eight):
+    run = RunFacts(eight, mixed=True, checkpointing=True, max_new=4096, tokens=8192)
+    assert phases(run, 80)["train"].activations_gib == pytest.approx(eight.parameters * 4 / 2**30), "foreach copies all states' roots"
+    assert phases(run.but(step_copies=False), 80)["train"].activations_gib < 18
+    assert phases(run.but(host=True), 80)["train"].activations_gib < 18, "a CPU goes weight by weight"
 
 
 def test_scoring_is_planned_only_where_it_happens(eight):
@@ -119,6 +127,37 @@ def test_options_of_a_run_are_read():
     assert (run.world_size, run.sharded, run.mixed, run.scored, run.vllm) == (6, True, True, True, False)
     assert (run.lora, run.lora_base_bytes, run.reference, run.optimizer_bytes) == (8, 2, False, 2)
     assert (run.offload, run.last_pack) == ("all", True)
+
+
+def test_a_cpu_is_planned_with_engine_and_saved_copy_and_without_offload():
+    small = model_facts(read_config("countdown-tiny"))
+    run = RunFacts(small, vllm=False, max_prompt=32, max_new=26, tokens=1024)
+    result = plan(run, accelerator("cpu-4gib"))
+    train, checkpoint = result["phases"]["train"], result["phases"]["checkpoint"]
+    weights = small.parameters * 4 / 2**30
+    assert train["engine_gib"] == pytest.approx(weights, abs=1e-3), "the engine's own weights stay"
+    assert checkpoint["saved_gib"] == pytest.approx(9 * weights, abs=2e-3), "12 bytes a weight, and the file twice more"
+    assert result["fits"] and result["seconds"] is None and result["host_gib"]["peak"] == pytest.approx(result["peak_gib"], abs=0.01)
+    tight = plan(run.but(tokens=16384, prompts=64), accelerator("cpu-1gib"))
+    assert not tight["fits"] and "tokens_per_micro_batch" in tight["change"] and "GPU" not in verdict(tight)
+    hopeless = verdict(plan(run, accelerator("cpu-0.1gib")))
+    assert hopeless.startswith("cannot") and "offload" not in hopeless and "devices" not in hopeless
+    assert accelerator("cpu").memory_gib > 0.5 and accelerator("cpu").host
+
+
+@pytest.mark.parametrize("budget", [500.0, 60.0, 30.0, 12.0])
+def test_no_smaller_change_than_the_one_named_would_do(budget):
+    run = RunFacts(model_facts(read_config(str(MODELS / "qwen3_1b7"))), mixed=True, max_prompt=1024, max_new=4096, prompts=128)
+    named = smallest_change(run, budget)
+    tried = list(changes(run))
+    names = [name for name, _ in tried]
+    if named == "":
+        assert fits(run, budget)
+        return
+    assert not fits(run, budget)
+    before = tried if named is None else tried[: names.index(named)]
+    assert not any(fits(changed, budget) for _, changed in before)
+    assert named is None or fits(dict(tried)[named], budget)
 
 
 def test_bad_input(tmp_path):
