@@ -40,9 +40,11 @@ def stopping(runs, *callbacks, grace=60.0, ckpt=None, **kwargs):
 
 @pytest.fixture(autouse=True)
 def _handlers():
+    outside = {s: signal.signal(s, signal.SIG_DFL) for s in SIGNALS}  # what starts the tests may ignore one, as nohup does
     before = {s: signal.getsignal(s) for s in SIGNALS}
     yield
-    assert {s: signal.getsignal(s) for s in SIGNALS} == before, "handlers are given back"
+    found = {s: signal.signal(s, handler) for s, handler in outside.items()}
+    assert found == before, "handlers are given back"
     assert not [t for t in threading.enumerate() if t.name == "graceful-stop"]
 
 
