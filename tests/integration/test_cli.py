@@ -71,7 +71,7 @@ def test_validate_test_and_predict(cli, small, random_model, tmp_path):
         assert status == 0, err
         if command == "predict":
             rows = [json.loads(line) for line in (tmp_path / command / "predictions.jsonl").read_text().splitlines()]
-            assert len(rows) == 192 * 2 and {"id", "outcome", "completion", "extracted"} <= rows[0].keys()
+            assert len(rows) == 228 * 2 and {"id", "outcome", "completion", "extracted"} <= rows[0].keys()
             assert len({(row["id"], row["sample"]) for row in rows}) == len(rows)
         else:
             assert "pass@2" in out
@@ -84,7 +84,7 @@ def test_later_files_and_the_command_line_win(cli, tmp_path):
     config = yaml.safe_load(out)
     assert status == 0 and config["name"] == "one"
     assert config["data"]["init_args"]["temperature"] == 0.9 and config["data"]["init_args"]["max_new_tokens"] == 12
-    assert config["data"]["init_args"]["responses_per_prompt"] == 16, "what no file says again stays"
+    assert config["data"]["init_args"]["responses_per_prompt"] == 8, "what no file says again stays"
 
 
 def test_an_override_reaches_every_place_that_refers_to_it(cli, tmp_path, random_model, random_llama):
