@@ -100,7 +100,7 @@ def test_the_load_is_that_of_the_default_run(bench):
     peers = bench("peers")
     load = peers.load_of(Namespace(steps=2, threads=1, cpu_time=False))
     assert (load["prompts_per_rollout"], load["responses"], load["max_new_tokens"], load["lr"]) == (30, 8, 26, 5e-5)
-    assert len(load["prompts"]) == 30 and Path(load["model"], "config.json").is_file()
+    assert len(load["prompts"]) == 60 and Path(load["model"], "config.json").is_file()
     json.dumps(load)
 
 
