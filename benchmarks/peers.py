@@ -2,7 +2,7 @@
 
     python benchmarks/peers.py --machine "2-core AMD EPYC, CPU only"
 
-The load is that of `configs/aer.yaml`: the shipped model, 15 Countdown prompts x 16 completions of at most 26 tokens, one optimizer step a
+The load is that of `configs/aer.yaml`: the shipped model, 30 Countdown prompts x 8 completions of at most 26 tokens, one optimizer step a
 rollout. TRL gets a pinned version in an environment of its own, made at the first call under `build/`, with the same torch and
 transformers; ours runs `fit` with all of AER. Each contestant is a process of its own, and they take turns, `--rounds` times, so that a
 busy machine slows all of them alike. Start and first steps are left out; the ratios are medians over the rounds.
