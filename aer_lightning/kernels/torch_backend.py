@@ -166,7 +166,7 @@ def _rows_at_once(logits: Tensor) -> int:
 
 
 def _cut(exponents: Tensor, factor: float) -> None:
-    """Let e^x be 0 where e^x or e^x times a factor below 1 has no normal number: products of denormal ones take 20 times as long.
+    """Let e^x be 0 where e^x or e^x times a factor below 1 has no normal number: products of denormal ones take many times as long.
 
     The exponent there becomes finite, because 0 * -inf would be NaN; NaN stays.
     """
