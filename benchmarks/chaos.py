@@ -1,6 +1,6 @@
 """Random faults in small runs, and whether every run goes on to the end of an undisturbed one, bit for bit.
 
-    python benchmarks/chaos.py --machine "2-core AMD EPYC, 24 GiB, no GPU"      # 200 trials
+    python benchmarks/chaos.py --machine "2-core Intel Xeon, 24 GiB, no GPU"      # 200 trials
     python benchmarks/chaos.py --each --without vllm --without launcher         # one of each kind, about a minute on two cores
 
 Kills at any moment (the writing of a checkpoint included), the four signals and a second one, lost ranks, verifiers and vLLM workers,

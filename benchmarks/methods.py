@@ -261,7 +261,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--no-cost", action="store_true", help="keep the costs measured before")
     parser.add_argument("--repeats", type=int, default=100, help="timings of each loss")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
-    parser.add_argument("--machine", default="2-core AMD EPYC, 24 GiB, no GPU; shared with other work", help="named in the page")
+    parser.add_argument("--machine", default="2-core Intel Xeon, 24 GiB, no GPU; shared with other work", help="named in the page")
     options = parser.parse_args(argv)
     if options.no_cost:
         result = json.loads(RESULT.read_text())

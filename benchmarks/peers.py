@@ -1,6 +1,6 @@
 """Completions per second of training: TRL's generate path and both of our engines, in turn, in one run, phase by phase.
 
-    python benchmarks/peers.py --machine "2-core AMD EPYC, CPU only"
+    python benchmarks/peers.py --machine "2-core Intel Xeon, CPU only"
 
 The load is that of `configs/aer.yaml`: the shipped model, 30 Countdown prompts x 8 completions of at most 26 tokens, one optimizer step a
 rollout. TRL gets a pinned version in an environment of its own, made at the first call under `build/`, with the same torch and
