@@ -6,6 +6,7 @@ hand-started process per node begin every rank by itself: there rank zero's deci
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import time
@@ -17,6 +18,8 @@ from lightning.fabric.plugins.environments import ClusterEnvironment, LightningE
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from aer_lightning.errors import ConfigError, UserError
+
+READ_TIMEOUT = 30.0  # seconds that rank zero, which holds the answers, stays at its end for ranks that have not read them
 
 _stores: list[Any] = []  # a store that this process serves lives as long as the process
 
@@ -87,13 +90,19 @@ def agree(key: str, decide: Callable[[], str], timeout: float = 300.0) -> str:
         if "error" in answer:
             raise ConfigError(f"rank 0: {answer['error']}")
         return str(answer["value"])
+    if not served:  # a run that is refused or complete may be over before the other ranks have started
+        atexit.register(_stay, store, f"{key}/read", others)
     try:
         value = decide()
     except UserError as error:
         store.set(key, json.dumps({"error": str(error)}))
-        deadline = time.monotonic() + 10
-        while store.add(f"{key}/read", 0) < others and time.monotonic() < deadline:  # they read it from this process
-            time.sleep(0.05)
         raise
     store.set(key, json.dumps({"value": value}))
     return value
+
+
+def _stay(store: Any, read: str, others: int) -> None:
+    """Wait until the others have read what this process alone holds; they may be behind by as much as their start takes."""
+    deadline = time.monotonic() + READ_TIMEOUT
+    while store.add(read, 0) < others and time.monotonic() < deadline:
+        time.sleep(0.05)

@@ -118,3 +118,16 @@ def test_all_ranks_go_on_from_the_checkpoint_of_rank_zero(tmp_path, launcher):
     first, second = launched(tmp_path, launcher(free_port()), "run{}", program=RESUME)
     run = tmp_path / "run0"
     assert first == second == f"{run} {run / 'checkpoints' / 'step-00000001.ckpt'} 1"
+
+
+LATE = """
+import sys, time
+from aer_lightning.launch import agree, process_rank
+time.sleep(2 * process_rank())
+print(agree("answer", lambda: "complete", timeout=20))
+"""
+
+
+def test_an_answer_outlives_rank_zeros_work_until_all_have_read_it(tmp_path):
+    """As when a run that is complete is started again, and rank zero has nothing left to do before the other has started."""
+    assert launched(tmp_path, slurm(free_port()), program=LATE) == ["complete", "complete"]

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from aer_lightning.errors import ConfigError
+from aer_lightning.launch import cluster, process_rank
 
 KEY = "aer_lightning/alive"
 DONE = "done"
@@ -39,9 +40,22 @@ class RankWatch(pl.Callback):
             raise ConfigError(f"rank_timeout: must be above 0 seconds, got {timeout}")
         self.timeout = timeout
         self._watch: Watch | None = None
+        self._begun = threading.Event()
+        if process_rank() != 0 and cluster() is None:
+            threading.Thread(target=self._look_at_parent, args=(os.getppid(),), daemon=True, name="rank-watch").start()
+
+    def _look_at_parent(self, parent: int) -> None:
+        while not self._begun.wait(1.0):
+            if os.getppid() != parent:
+                rank = process_rank()
+                print(
+                    f"error: rank 0 has gone before training began; rank {rank} ends, go on with --resume auto", file=sys.stderr, flush=True
+                )
+                os._exit(1)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Begin, where there are other ranks."""
+        self._begun.set()
         if trainer.world_size > 1 and dist.is_initialized() and self._watch is None:
             self._watch = Watch(self.timeout, lambda: _end_started_ranks(trainer))
             self._watch.start()

@@ -66,6 +66,22 @@ def test_a_rank_that_ends_by_itself_is_not_missed(ranks):
     assert [process.wait(timeout=60) for process in ranks(4.0, "end")] == [0, 0, 0]
 
 
+STARTER = """
+import os, subprocess, sys, time
+child = "import time; from aer_lightning.callbacks.rank_watch import RankWatch; RankWatch(45); print('ready', flush=True); time.sleep(99)"
+subprocess.Popen([sys.executable, "-c", child], env=os.environ | {"LOCAL_RANK": "1", "NODE_RANK": "0", "WORLD_SIZE": "2"})
+time.sleep(100)
+"""
+
+
+def test_a_started_rank_does_not_outlive_rank_zero_before_there_is_a_process_group():
+    """It would wait in `init_process_group` for Lightning's half hour. Its output ends when it does."""
+    with subprocess.Popen([sys.executable, "-c", STARTER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout.readline() == "ready\n"
+        starter.kill()
+        assert "rank 0 has gone before training began; rank 1 ends" in starter.communicate(timeout=30)[1]
+
+
 def test_impossible_timeout():
     with pytest.raises(ConfigError, match="rank_timeout"):
         RankWatch(0.0)
