@@ -19,6 +19,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from aer_lightning.errors import ConfigError, UserError
 
+REACH_TIMEOUT = 300.0  # seconds within which rank zero must be there, whenever its launcher started it
 READ_TIMEOUT = 30.0  # seconds that rank zero, which holds the answers, stays at its end for ranks that have not read them
 
 _stores: list[Any] = []  # a store that this process serves lives as long as the process
@@ -53,7 +54,7 @@ def agree(key: str, decide: Callable[[], str], timeout: float = 300.0) -> str:
     Args:
         key: names the decision.
         decide: called on rank zero only, or where there is no launcher to ask.
-        timeout: seconds for rank zero to decide.
+        timeout: seconds for rank zero to decide, from when it could be reached.
 
     Raises:
         UserError: ``decide`` raised it.
@@ -71,15 +72,17 @@ def agree(key: str, decide: Callable[[], str], timeout: float = 300.0) -> str:
             environment.main_address,
             environment.main_port,
             is_master=rank == 0 and not served,
-            timeout=timedelta(seconds=timeout),
+            timeout=timedelta(seconds=REACH_TIMEOUT),
             wait_for_workers=False,
             multi_tenant=True,  # the process group's own store, later, is on the same port
         )
         _stores.append(store)
-        key = f"aer_lightning/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{key}"
+        name, key = key, f"aer_lightning/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{key}"
         if rank != 0:
             deadline = time.monotonic() + timeout
-            while not store.check([key]) and time.monotonic() < deadline:
+            while not store.check([key]):
+                if time.monotonic() > deadline:
+                    raise ConfigError(f"rank {rank}: rank 0 gave no answer within {timeout:g} s ({name}); start again, its output says why")
                 time.sleep(0.05)  # here and not in ``get``, which no signal interrupts
             answer = json.loads(store.get(key))
             store.add(f"{key}/read", 1)

@@ -20,6 +20,7 @@ from aer_lightning.launch import agree, cluster
 from aer_lightning.resume import STACK, check_changes, check_run_folder, choose, configuration, is_complete, run_folder_of
 from aer_lightning.temporary import sweep_folders, sweep_run
 
+CHOICE_TIMEOUT = 1800.0  # seconds in which rank zero reads every byte of the newest checkpoint
 RESUMED_VARIABLE = "AER_LIGHTNING_RESUMED"  # folder and checkpoint that rank zero chose, for the ranks that it starts
 
 
@@ -109,7 +110,7 @@ def _choose(found: Resumption, config: Any, rank: int) -> None:
     if rank != 0 and cluster() is None and RESUMED_VARIABLE in os.environ:
         chosen = os.environ[RESUMED_VARIABLE]
     else:
-        chosen = os.environ[RESUMED_VARIABLE] = agree("resume", lambda: _choice(config))
+        chosen = os.environ[RESUMED_VARIABLE] = agree("resume", lambda: _choice(config), CHOICE_TIMEOUT)
     found.folder, found.checkpoint = (Path(p) if p else None for p in chosen.split(os.pathsep))
     if found.checkpoint is not None:
         _compare(found, found.checkpoint, manifest := read_manifest(found.checkpoint), rank)

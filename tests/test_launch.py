@@ -131,3 +131,39 @@ print(agree("answer", lambda: "complete", timeout=20))
 def test_an_answer_outlives_rank_zeros_work_until_all_have_read_it(tmp_path):
     """As when a run that is complete is started again, and rank zero has nothing left to do before the other has started."""
     assert launched(tmp_path, slurm(free_port()), program=LATE) == ["complete", "complete"]
+
+
+SLOW = """
+import time
+from pathlib import Path
+from aer_lightning import launch
+from aer_lightning.errors import ConfigError
+launch.READ_TIMEOUT = 0.0
+def decide():
+    end = time.monotonic() + 60
+    while not Path("given_up").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    return "late"
+try:
+    print(launch.agree("answer", decide, timeout=0.5))
+except ConfigError as error:
+    print("error:", error)
+    Path("given_up").touch()
+"""
+
+
+def test_a_rank_that_gets_no_answer_in_time_says_so(tmp_path):
+    first, second = launched(tmp_path, slurm(free_port()), program=SLOW)
+    assert first == "late" and second.startswith("error: rank 1: rank 0 gave no answer within 0.5 s (answer)")
+
+
+def test_rank_zero_has_time_to_read_a_checkpoint_of_real_size(tmp_path, monkeypatch):
+    from jsonargparse import Namespace
+
+    from aer_lightning import resume_options
+
+    asked = {}
+    monkeypatch.setattr(resume_options, "agree", lambda key, decide, timeout=300.0: asked.update({key: timeout}) or os.pathsep)
+    monkeypatch.setenv(resume_options.RESUMED_VARIABLE, "")
+    resume_options._choose(resume_options.Resumption(), Namespace(), 0)
+    assert asked == {"resume": 1800.0}
