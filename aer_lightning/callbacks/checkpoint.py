@@ -195,7 +195,6 @@ class RolloutCheckpoint(Checkpoint):
             return Snapshot(step, tensors, parts, facts)
 
         self._snapshot = snapshot
-        self._folder = run_folder(trainer)
 
     def save(self, wait: bool = False) -> Path | None:
         """Save the state after the last step, if that has not been done. Called by all ranks.
@@ -210,11 +209,6 @@ class RolloutCheckpoint(Checkpoint):
         self._settle()
         if self._snapshot is not None and self._saved != self.step:
             self._rollouts, self._since, self._first = 0, time.monotonic(), False
-            try:
-                logs.flush_all(self._folder)
-            except OSError as error:
-                self._failed(self.step, str(error.strerror))
-                return self.newest
             self._saver.begin(self._snapshot())
             if wait:
                 self._settle()

@@ -17,6 +17,7 @@ from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
+from aer_lightning.checkpoints import logs
 from aer_lightning.checkpoints.folder import begin, commit, fingerprint, prune, write_file
 
 FAILURES = (Exception, CheckpointException)  # torch's own is no Exception
@@ -44,7 +45,7 @@ class Saver:
     """Saves snapshots one after the other. Every method is called by all ranks alike.
 
     Args:
-        folder: of the checkpoints.
+        folder: of the checkpoints, in the run's folder.
         keep: newest checkpoints that stay; older ones are deleted once a new one is whole.
     """
 
@@ -96,7 +97,7 @@ class Saver:
     # -- in the writing thread ----------------------------------------------------------------------------------------------------
 
     def _write(self, snapshot: Snapshot) -> Path:
-        partial = self._together(lambda: begin(self.folder, snapshot.step) if self._rank == 0 else None)[0]
+        partial = self._together(lambda: self._begin(snapshot.step) if self._rank == 0 else None)[0]
         try:
             writer = HuggingFaceStorageWriter(str(partial), fqn_to_index_mapping=files_of(snapshot.tensors), save_distributed=True)
             dcp.save(snapshot.tensors, storage_writer=writer, process_group=self._group, no_dist=self._group is None)
@@ -106,6 +107,10 @@ class Saver:
             if self._rank == 0:
                 shutil.rmtree(partial, ignore_errors=True)
             raise
+
+    def _begin(self, step: int) -> Path:
+        logs.flush_all(self.folder.parent)
+        return begin(self.folder, step)
 
     def _fingerprints(self, partial: Path) -> dict[str, dict[str, Any]]:
         """Of the files that this rank wrote; the writer names them by rank, counted from 1."""

@@ -2,6 +2,8 @@ import os
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
 from aer_lightning.checkpoints import saver as module
 from aer_lightning.checkpoints.folder import checkpoints, verify
@@ -60,16 +62,19 @@ def test_only_the_newest_stay(saver):
     assert [p.name for p in checkpoints(saver.folder)] == ["step-00000004.ckpt", "step-00000003.ckpt"]
 
 
-@pytest.mark.parametrize("place", ["data", "state"])
+def full(*args, **kwargs):
+    raise OSError(28, os.strerror(28))
+
+
+@pytest.mark.parametrize("place", ["rows", "data", "state"])
 def test_a_full_disk_is_one_line_and_leaves_the_older_one(saver, monkeypatch, place):
     saver.begin(snapshot(1, torch.ones(4)))
     _, path = saver.wait()
 
-    def full(*args, **kwargs):
-        raise OSError(28, os.strerror(28))
-
     with monkeypatch.context() as patch:
-        if place == "data":
+        if place == "rows":
+            patch.setattr(module.logs, "flush_all", full)
+        elif place == "data":
             patch.setattr("torch.distributed.checkpoint.filesystem.FileSystem.create_stream", full)
         else:
             patch.setattr(module, "write_file", full)
@@ -78,6 +83,24 @@ def test_a_full_disk_is_one_line_and_leaves_the_older_one(saver, monkeypatch, pl
     assert [p.name for p in saver.folder.iterdir() if p.is_dir() and not p.is_symlink()] == [path.name] and verify(path)
     saver.begin(snapshot(3, torch.ones(4)))
     assert saver.wait()[1].name == "step-00000003.ckpt", "the next save is tried again"
+
+
+def _rank(rank, folder, queue):
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
+    saver = Saver(folder / "checkpoints", 2)
+    if rank == 0:
+        module.logs.flush_all = full
+    saver.begin(snapshot(1, torch.ones(4)))
+    queue.put(saver.wait())
+    saver.close()
+    dist.destroy_process_group()
+
+
+def test_rows_that_one_rank_cannot_flush_fail_the_save_on_all(tmp_path):
+    queue = mp.get_context("spawn").SimpleQueue()
+    mp.spawn(_rank, (tmp_path, queue), nprocs=2)
+    assert [queue.get(), queue.get()] == [(1, "rank 0: No space left on device")] * 2
+    assert checkpoints(tmp_path / "checkpoints") == []
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
