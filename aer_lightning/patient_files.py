@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class PatientFile:
-    """Appends to a file, all that waits or nothing.
+    """Appends to a file, all that waits or nothing; from any thread, as TensorBoard's writer has one of its own.
 
     Args:
         path: of the file.
@@ -30,13 +31,19 @@ class PatientFile:
         self.waiting = b""
         self.closed = False
         self._said = False
+        self._lock = threading.Lock()
 
     def write(self, content: bytes) -> None:
         """Have more to write at the next ``flush``."""
-        self.waiting += content
+        with self._lock:
+            self.waiting += content
 
     def flush(self) -> bool:
         """Write what waits; whether nothing waits any more."""
+        with self._lock:
+            return self._flush()
+
+    def _flush(self) -> bool:
         if not self.waiting:
             return True
         before = self.path.stat().st_size if self.path.exists() else None

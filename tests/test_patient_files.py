@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -27,13 +28,11 @@ def test_what_a_full_disk_does_not_take_comes_later_and_once(tmp_path):
     assert file.path.read_bytes() == b"one\ntwo\nthree\n"
 
 
-def test_half_a_row_is_taken_back(tmp_path, monkeypatch):
-    file = PatientFile(tmp_path / "rows", lambda _: None)
-    file.write(b"one\n")
-    file.flush()
+def written_by(write, patch):
+    """Have ``write(file, content)`` stand for the writing of every file that is opened by its path."""
     opened = Path.open
 
-    class Half:
+    class Opened:
         def __init__(self, inner):
             self.inner = inner
 
@@ -44,16 +43,46 @@ def test_half_a_row_is_taken_back(tmp_path, monkeypatch):
             self.inner.close()
 
         def write(self, content):
-            self.inner.write(content[:2])
-            raise OSError(errno.ENOSPC, "No space left on device")
+            write(self.inner, content)
+
+    patch.setattr(Path, "open", lambda self, *a, **k: Opened(opened(self, *a, **k)))
+
+
+def test_half_a_row_is_taken_back(tmp_path, monkeypatch):
+    file = PatientFile(tmp_path / "rows", lambda _: None)
+    file.write(b"one\n")
+    file.flush()
+
+    def half(inner, content):
+        inner.write(content[:2])
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", lambda self, *a, **k: Half(opened(self, *a, **k)))
+        written_by(half, patch)
         file.write(b"two\n")
         assert not file.flush()
     assert file.path.read_bytes() == b"one\n"
     file.close()
     assert file.path.read_bytes() == b"one\ntwo\n"
+
+
+def test_two_threads_write_every_row_once(tmp_path, monkeypatch):
+    """While one writes, the other comes with a row more and flushes too."""
+    file = PatientFile(tmp_path / "rows", lambda _: None)
+    other = threading.Thread(target=lambda: (file.write(b"two\n"), file.flush()))
+
+    def slow(inner, content):
+        inner.write(content)
+        if not other.ident:
+            other.start()
+            other.join(0.3)
+
+    written_by(slow, monkeypatch)
+    file.write(b"one\n")
+    assert file.flush()
+    other.join()
+    monkeypatch.undo()
+    assert file.path.read_bytes() == b"one\ntwo\n" and not file.waiting
 
 
 @needs_full
