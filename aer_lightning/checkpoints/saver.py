@@ -146,6 +146,9 @@ class Saver:
 def files_of(tensors: dict[str, Tensor], limit: int = FILE_BYTES) -> dict[str, int]:
     """Number of the file, from 1, that each tensor goes to: in order, with at most ``limit`` bytes of this rank in a file or one tensor.
 
+    With several ranks torch's HuggingFaceStorageWriter gives all of them the coordinator's numbers, so that the limit holds for the
+    shards of rank zero, and for another rank's as far as they are no larger.
+
     >>> import torch
     >>> files_of({"a": torch.zeros(3), "b": torch.zeros(2), "c": torch.zeros(9)}, limit=20)
     {'a': 1, 'b': 1, 'c': 2}
