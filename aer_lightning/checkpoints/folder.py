@@ -146,12 +146,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def verify(path: Path, contents: bool = True) -> dict[str, Any]:
-    """Check a checkpoint against its manifest.
-
-    Args:
-        path: its folder.
-        contents: read every byte; otherwise only names and sizes are compared.
+def verify(path: Path) -> dict[str, Any]:
+    """Check every byte of a checkpoint against its manifest.
 
     Returns:
         The manifest.
@@ -166,7 +162,7 @@ def verify(path: Path, contents: bool = True) -> dict[str, Any]:
             size = file.stat().st_size
             if size != expected["size"]:
                 raise DataError(f"{path}: {name} has {size:,} of {expected['size']:,} bytes; use an older checkpoint")
-            if contents and fingerprint(file)["sha256"] != expected["sha256"]:
+            if fingerprint(file)["sha256"] != expected["sha256"]:
                 raise DataError(f"{path}: {name} was altered after it was written (checksum differs); use an older checkpoint")
         except FileNotFoundError:
             raise DataError(f"{path}: {name} is missing; use an older checkpoint") from None
@@ -184,17 +180,16 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(NAME.fullmatch(path.name)[1]), reverse=True)  # type: ignore[index]
 
 
-def newest(folder: Path, contents: bool = True, say: Callable[[str], None] = lambda _: None) -> tuple[Path, dict[str, Any]] | None:
+def newest(folder: Path, say: Callable[[str], None] = lambda _: None) -> tuple[Path, dict[str, Any]] | None:
     """The newest whole checkpoint of a folder and its manifest, None if there is none.
 
     Args:
         folder: of checkpoints.
-        contents: read every byte of each one that is looked at.
         say: is told of each one that is passed over, in one line.
     """
     for path in checkpoints(folder):
         try:
-            manifest = verify(path, contents)
+            manifest = verify(path)
             if name_of(manifest["step"]) == path.name:
                 return path, manifest
             raise DataError(f"{path}: holds step {manifest['step']}, so it was put here under another name; rename or remove it")

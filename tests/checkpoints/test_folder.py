@@ -38,32 +38,24 @@ def edit(path, old, new):
     path.write_text(path.read_text().replace(old, new))
 
 
-@pytest.mark.parametrize("contents", [True, False])
 @pytest.mark.parametrize(
-    ("damage", "said", "by_size"),
+    ("damage", "said"),
     [
-        (lambda p: os.truncate(p / "data", 3), "data has 3 of 7 bytes", True),
-        (lambda p: (p / "data").write_bytes(b""), "data has 0 of 7 bytes", True),
-        (lambda p: (p / "data").write_bytes(b"weighus"), "data was altered", False),
-        (lambda p: (p / "data").unlink(), "data is missing", True),
-        (lambda p: (p / MANIFEST).unlink(), "no manifest.json", True),
-        (lambda p: (p / MANIFEST).write_text(""), "manifest.json is damaged", True),
-        (
-            lambda p: (p / MANIFEST).write_text((p / MANIFEST).read_text().replace('"step": 2', '"step": 9')),
-            "manifest.json is damaged",
-            True,
-        ),
-        (lambda p: (p / MANIFEST).write_text("[1]"), "manifest.json is damaged", True),
+        (lambda p: os.truncate(p / "data", 3), "data has 3 of 7 bytes"),
+        (lambda p: (p / "data").write_bytes(b""), "data has 0 of 7 bytes"),
+        (lambda p: (p / "data").write_bytes(b"weighus"), "data was altered"),
+        (lambda p: (p / "data").unlink(), "data is missing"),
+        (lambda p: (p / MANIFEST).unlink(), "no manifest.json"),
+        (lambda p: (p / MANIFEST).write_text(""), "manifest.json is damaged"),
+        (lambda p: edit(p / MANIFEST, '"step": 2', '"step": 9'), "manifest.json is damaged"),
+        (lambda p: (p / MANIFEST).write_text("[1]"), "manifest.json is damaged"),
     ],
 )
-def test_damage_is_named_and_the_one_before_is_taken(tmp_path, damage, said, by_size, contents):
+def test_damage_is_named_and_the_one_before_is_taken(tmp_path, damage, said):
     first, second = write(tmp_path, 1), write(tmp_path, 2)
     damage(second)
     told = []
-    found, manifest = newest(tmp_path, contents, told.append)
-    if not by_size and not contents:
-        assert found == second, "sizes alone do not show it"
-        return
+    found, manifest = newest(tmp_path, told.append)
     assert found == first and manifest["step"] == 1
     assert len(told) == 1 and str(second) in told[0] and said in told[0] and "\n" not in told[0]
     with pytest.raises(DataError):
