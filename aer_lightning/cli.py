@@ -28,7 +28,7 @@ from aer_lightning.cli_loggers import RunConfig, end_wandb, place_files
 from aer_lightning.data.datamodule import RolloutDataModule
 from aer_lightning.errors import ConfigError, UserError
 from aer_lightning.event_log import EventLog
-from aer_lightning.launch import agree, cluster, process_rank
+from aer_lightning.launch import agree, cluster, process_rank, refuse_together
 from aer_lightning.modules.policy import PolicyModule
 from aer_lightning.modules.strategies import named_strategy
 from aer_lightning.overlays import check_overlays, find_configs
@@ -125,8 +125,8 @@ class AERCommandLine(LightningCLI):
         """Build everything; what a constructor refuses comes out as its own line, not as the parser's account of it."""
         given, own = self.config, self._get(self.config, "trainer")["default_root_dir"]
         self._root = Path(own or self.resumption.folder or run_dir(self._get(self.config, "run_dir"), self._get(self.config, "name")))
-        if (own or self.resumption.folder) and process_rank() == 0:
-            check_writable(self._root, "trainer.default_root_dir" if own else "run_dir")
+        if own or self.resumption.folder:
+            refuse_together("writable", lambda: check_writable(self._root, "trainer.default_root_dir" if own else "run_dir"))
         try:
             # The run's own paths are no part of the configuration that is saved, which starts the same run in another folder.
             self.config = given.clone()

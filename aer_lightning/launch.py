@@ -104,6 +104,28 @@ def agree(key: str, decide: Callable[[], str], timeout: float = 300.0) -> str:
     return value
 
 
+def refuse_together(key: str, check: Callable[[], None], timeout: float = 300.0) -> None:
+    """Check what rank zero alone needs to check; what it refuses ends every process, which would wait for it else.
+
+    Args:
+        key: names the check.
+        check: raises what it refuses; ranks that Lightning starts are there only because rank zero passed it.
+        timeout: seconds that it may take.
+
+    Raises:
+        UserError: ``check`` raised it.
+        ConfigError: the other ranks: rank zero refused, or did not answer.
+    """
+    if process_rank() != 0 and cluster() is None:
+        return
+
+    def decide() -> str:
+        check()
+        return ""
+
+    agree(key, decide, timeout)
+
+
 def _stay(store: Any, read: str, others: int) -> None:
     """Wait until the others have read what this process alone holds; they may be behind by as much as their start takes."""
     deadline = time.monotonic() + READ_TIMEOUT

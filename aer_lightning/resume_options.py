@@ -16,11 +16,11 @@ from aer_lightning.checkpoints import logs
 from aer_lightning.checkpoints.folder import read_manifest
 from aer_lightning.checkpoints.restore import check_path, is_checkpoint_folder
 from aer_lightning.errors import ConfigError
-from aer_lightning.launch import agree, cluster
+from aer_lightning.launch import agree, cluster, refuse_together
 from aer_lightning.resume import STACK, check_changes, check_run_folder, choose, configuration, is_complete, run_folder_of
 from aer_lightning.temporary import sweep_folders, sweep_run
 
-CHOICE_TIMEOUT = 1800.0  # seconds in which rank zero reads every byte of the newest checkpoint
+CHOICE_TIMEOUT = 1800.0  # seconds in which rank zero reads every byte of a checkpoint
 RESUMED_VARIABLE = "AER_LIGHTNING_RESUMED"  # folder and checkpoint that rank zero chose, for the ranks that it starts
 
 
@@ -98,8 +98,7 @@ def find(subcommand: str, config: Any, rank: int) -> Resumption:
     if resume:
         _choose(found, config, rank)
     elif path:
-        if rank == 0:
-            check_path(path)
+        refuse_together("ckpt_path", lambda: check_path(path), CHOICE_TIMEOUT)
         if is_checkpoint_folder(path):
             _compare(found, Path(path), read_manifest(Path(path)))
     return found

@@ -167,3 +167,43 @@ def test_rank_zero_has_time_to_read_a_checkpoint_of_real_size(tmp_path, monkeypa
     monkeypatch.setenv(resume_options.RESUMED_VARIABLE, "")
     resume_options._choose(resume_options.Resumption(), Namespace(), 0)
     assert asked == {"resume": 1800.0}
+
+
+UNWRITABLE = """
+import sys
+from types import SimpleNamespace
+from aer_lightning.cli import AERCommandLine
+from aer_lightning.errors import ConfigError
+from aer_lightning.resume_options import Resumption
+line = SimpleNamespace(config=None, resumption=Resumption(), _get=lambda config, key: {"default_root_dir": sys.argv[1]})
+try:
+    AERCommandLine.instantiate_classes(line)
+except ConfigError as error:
+    print("error:", error)
+"""
+
+
+def test_a_folder_that_rank_zero_cannot_write_ends_all_ranks(tmp_path):
+    (tmp_path / "root0").write_text("")
+    first, second = launched(tmp_path, slurm(free_port()), "root{}/run", program=UNWRITABLE)
+    assert first.startswith("error: trainer.default_root_dir: root0/run cannot be written")
+    assert second == first.replace("error: ", "error: rank 0: ", 1)
+
+
+CHECKPOINT = """
+import sys
+from jsonargparse import Namespace
+from aer_lightning import resume_options
+from aer_lightning.errors import UserError
+from aer_lightning.launch import process_rank
+resume_options.configuration = lambda config: {}
+try:
+    resume_options.find("fit", Namespace(ckpt_path=sys.argv[1], resume=None, allow_changes=None), process_rank())
+except UserError as error:
+    print("error:", error)
+"""
+
+
+def test_a_checkpoint_that_rank_zero_refuses_ends_all_ranks(tmp_path):
+    first, second = launched(tmp_path, slurm(free_port()), "nothing", program=CHECKPOINT)
+    assert first.startswith("error: ") and second == first.replace("error: ", "error: rank 0: ", 1)
