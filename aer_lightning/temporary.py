@@ -6,10 +6,12 @@ import os
 import re
 import shutil
 import tempfile
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
 PREFIX = "aer-lightning"
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 OWNED = re.compile(PREFIX + r"-(\d+)-(\d+)-(\d+)-\w+")
 HALF_WRITTEN = re.compile(r"\..+\.(part|partial)")
 IN_PASSING = f".{PREFIX}-"  # folders by which is tried whether one can write
@@ -44,11 +46,17 @@ def sweep_run(folder: Path) -> None:
 
 
 def _namespace() -> int:
-    """Number of the space in which process ids are unique: containers may share a temporary folder. 0 where there are none."""
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return 0
+    """Number of the space in which process ids are unique: machines and containers may share a temporary folder.
+
+    The first namespace has the same number on every Linux machine, so the machine's start is in it. One number for both, as sockets in
+    the folder may have paths of 107 bytes at most.
+    """
+    boot, namespace = b"", 0
+    with suppress(OSError):
+        boot = BOOT.read_bytes()
+    with suppress(OSError):
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+    return zlib.crc32(boot + str(namespace).encode())
 
 
 def _started(pid: int) -> int:

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import tempfile
 
+from aer_lightning import temporary
 from aer_lightning.temporary import own_folder, sweep_folders, sweep_run
 
 
@@ -22,6 +23,20 @@ def test_folders_of_processes_that_are_gone_are_removed_and_others_stay(tmp_path
         other.communicate("\n")
     sweep_folders()
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["aer-lightning-notes", own.name])
+
+
+def test_folders_that_another_machine_may_still_use_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(temporary, "_started", lambda pid: 7)
+    monkeypatch.setattr(temporary, "BOOT", tmp_path / "boot_id")
+    made = []
+    for boot in ("one", "two", None):
+        temporary.BOOT.write_text(boot) if boot else temporary.BOOT.unlink()
+        made.append(own_folder())
+    monkeypatch.setattr(temporary, "_started", lambda pid: 0)  # gone, as far as this machine knows
+    temporary.BOOT.write_text("one")
+    sweep_folders()
+    assert [path.is_dir() for path in made] == [False, True, True]
 
 
 def test_what_was_being_written_in_a_run_is_removed(tmp_path):
