@@ -54,7 +54,8 @@ class OutcomeLimits:
     def check(self, grades: Sequence[Grade]) -> list[str]:
         """Compare the rates of ``grades`` with the limits; returns one line for each limit that is exceeded.
 
-        Raises VerifierOutcomeError instead if ``action`` is ``stop``, or if every answer is one of these three: nothing is learnt then.
+        Raises VerifierOutcomeError instead if ``action`` is ``stop``, or, whatever the limits, if every answer is one of these three:
+        nothing is learnt then.
         """
         rates = outcome_rates(grades)
         lines = []
@@ -64,7 +65,9 @@ class OutcomeLimits:
                 example = next(grade.reason for grade in grades if grade.outcome is outcome)
                 lines.append(f"{rate:.1%} of {len(grades)} answers are {outcome.value} ({option} is {limit:g}); for example: {example}")
         hopeless = bool(grades) and all(grade.outcome in (Outcome.TIMEOUT, Outcome.ERROR, Outcome.BAD_GOLD) for grade in grades)
-        if lines and (hopeless or self.action == "stop"):
+        if hopeless and not lines:
+            lines = [f"none of {len(grades)} answers got an honest verdict; for example: {grades[0].reason}"]
+        if hopeless or (lines and self.action == "stop"):
             raise VerifierOutcomeError(f"data.init_args.limits: {'; '.join(lines)}")
         for line in lines:
             warnings.warn(f"verifier: {line}", stacklevel=2)

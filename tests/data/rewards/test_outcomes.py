@@ -32,6 +32,23 @@ def test_too_many_of_one_outcome_stop_or_warn(name):
     assert OutcomeLimits(**{f"max_{name}": 1.0}, action="stop").check(above) == []
 
 
+@pytest.mark.parametrize("action", ["warn", "stop"])
+@pytest.mark.parametrize(
+    ("limit", "counts", "said"),
+    [
+        (0.02, {"timeout": 4}, "100.0% of 4 answers are timeout"),
+        (1.0, {"bad_gold": 4}, "none of 4 answers got an honest verdict; for example: because bad_gold"),
+        (0.6, {"timeout": 2, "error": 2}, "none of 4 answers got an honest verdict; for example: because timeout"),
+    ],
+)
+def test_a_rollout_without_one_honest_verdict_stops_whatever_the_limits(action, limit, counts, said):
+    limits = OutcomeLimits(limit, limit, limit, action)
+    with pytest.raises(VerifierOutcomeError, match=said):
+        limits.check(grades(**counts))
+    if limit >= 0.6:
+        assert limits.check(grades(**counts, wrong=1)) == []
+
+
 def test_wrong_and_unparsed_answers_are_no_fault_of_the_verifier():
     assert OutcomeLimits(0, 0, 0, "stop").check(grades(wrong=5, unparsed=5)) == []
     assert OutcomeLimits(0, 0, 0, "stop").check([]) == []
