@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import Any, Literal
 
 from aer_lightning.plan.facts import RunFacts, run_facts
 from aer_lightning.plan.hardware import ACCELERATORS, UTILISATION, Accelerator, accelerator
@@ -88,11 +88,11 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", verdict(result)])
 
 
-def parsed_fit(argv: list[str]) -> dict[str, Any]:
-    """The configuration that ``fit`` would run with on a GPU, as plain mappings; nothing is built."""
+def parsed_fit(argv: list[str], device: Literal["cpu", "gpu"] = "gpu") -> dict[str, Any]:
+    """The configuration that ``fit`` would run with on such a device, as plain mappings; nothing is built."""
     from aer_lightning.cli import parse
 
-    return parse(["fit", *argv], device="gpu")
+    return parse(["fit", *argv], device=device)
 
 
 def main(argv: list[str]) -> int:
@@ -106,6 +106,6 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object")
     own, rest = parser.parse_known_args(argv)
     device = accelerator(own.gpu)
-    result = plan(run_facts(parsed_fit(rest)), device)
+    result = plan(run_facts(parsed_fit(rest, "cpu" if device.host else "gpu")), device)
     print(json.dumps(result) if own.json else table(result))
     return 0

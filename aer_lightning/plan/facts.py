@@ -196,6 +196,7 @@ def run_facts(config: Mapping[str, Any]) -> RunFacts:
     objective = ((model.get("objective") or {}).get("class_path") or "").rsplit(".", 1)[-1]
     max_new = data.get("max_new_tokens", 32)
     steps, tokens = data.get("optimizer_steps_per_rollout", 1), data.get("tokens_per_micro_batch", 16384)
+    scoring = data.get("scoring_tokens_per_micro_batch") or 4 * tokens
     kl = float(model.get("kl_weight") or 0.0)
     in_reward = bool(kl) and model.get("kl_in") == "reward"
     return RunFacts(
@@ -204,8 +205,8 @@ def run_facts(config: Mapping[str, Any]) -> RunFacts:
         responses=data.get("responses_per_prompt", 16),
         steps=steps,
         tokens=tokens,
-        scoring_tokens=data.get("scoring_tokens_per_micro_batch") or 4 * tokens,
-        max_prompt=data.get("max_prompt_tokens") or room_for_prompts(facts.config, max_new, tokens),
+        scoring_tokens=scoring,
+        max_prompt=data.get("max_prompt_tokens") or room_for_prompts(facts.config, max_new, min(tokens, scoring)),
         max_new=max_new,
         scored=data.get("scoring_pass") == "always" or steps > 1 or in_reward or objective in ("ClipCovObjective", "KLCovObjective"),
         devices=_number(devices),

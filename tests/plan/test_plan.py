@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,19 @@ def test_parameters_are_counted_without_storage(name):
     assert facts.parameters == PARAMETERS[name]
     assert facts.kv_bytes == 2 * 2 * facts.layers * 8 * 128
     assert facts.decoder < facts.parameters and facts.largest_layer * facts.layers == pytest.approx(facts.decoder, rel=1e-3)
+
+
+def test_a_cpu_gets_the_sizes_of_a_cpu(capsys, monkeypatch):
+    """`configs/gsm8k.yaml` has others for a GPU, which fit takes there by itself."""
+    monkeypatch.chdir(ROOT)
+    sequences = {}
+    for gpu in ("cpu", "h100-80gb"):
+        seen = []
+        monkeypatch.setattr("aer_lightning.plan.command.run_facts", lambda config, seen=seen: (seen.append(config), run_facts(config))[1])
+        assert main(["-c", "configs/gsm8k.yaml", f"--model.init_args.pretrained={MODELS / 'qwen3_8b'}", "--gpu", gpu, "--json"]) == 0
+        data = seen[0]["data"]["init_args"]
+        sequences[gpu] = data["prompts_per_rollout"] * data["responses_per_prompt"]
+    assert sequences == {"cpu": 16, "h100-80gb": 1024}
 
 
 def test_the_command_takes_the_arguments_of_fit_and_prints_one_object(capsys, monkeypatch):
@@ -127,6 +141,45 @@ def test_options_of_a_run_are_read():
     assert (run.world_size, run.sharded, run.mixed, run.scored, run.vllm) == (6, True, True, True, False)
     assert (run.lora, run.lora_base_bytes, run.reference, run.optimizer_bytes) == (8, 2, False, 2)
     assert (run.offload, run.last_pack) == ("all", True)
+
+
+def given(engine=None, data=None, optimizer=None):
+    """The tiny model through the configuration of a run with these options."""
+    engine = {"class_path": "VLLMEngine", "init_args": {}} | (engine or {})
+    model = {"pretrained": "countdown-tiny", "optimizer": {"class_path": "torch.optim.AdamW", "init_args": optimizer or {}}}
+    return {"model": {"init_args": model}, "data": {"init_args": {"engine": engine} | (data or {})}, "trainer": {}}
+
+
+TRANSFORMERS = {"class_path": "TransformersEngine"}
+
+
+@pytest.mark.parametrize(
+    ("options", "host", "phase", "part"),
+    [
+        ({"engine": {"init_args": {"dtype": "float32"}}}, False, "generate", "engine_gib"),
+        ({"engine": {"init_args": {"kv_cache_gib": 3.0}}}, False, "generate", "kv_cache_gib"),
+        ({"engine": {"init_args": {"kv_cache_gib": 3.0}}}, True, "train", "kv_cache_gib"),
+        ({"engine": {"init_args": {"max_num_seqs": 4096}}}, True, "generate", "kv_cache_gib"),
+        ({"engine": TRANSFORMERS | {"init_args": {"max_batch_size": 2}}}, False, "generate", "kv_cache_gib"),
+        ({"engine": TRANSFORMERS | {"init_args": {"max_prefill_tokens": 64, "max_batch_size": 1}}}, False, "generate", "activations_gib"),
+        ({"engine": TRANSFORMERS, "data": {"sleep_engine": False}}, False, "train", "engine_gib"),
+        ({"data": {"scoring_pass": "always"}}, False, "score", "activations_gib"),
+    ],
+)
+def test_an_option_of_a_run_moves_its_part_of_the_plan(options, host, phase, part):
+    plain = {"engine": TRANSFORMERS} if options.get("engine", {}).get("class_path") else {}
+    rows = [phases(replace(run_facts(given(**o)), host=host), 80.0)[phase] for o in (plain, options)]
+    assert getattr(rows[0], part) != getattr(rows[1], part)
+
+
+def test_a_fused_optimizer_makes_no_copies():
+    assert [run_facts(given(optimizer=o)).step_copies for o in ({}, {"fused": True}, {"foreach": False})] == [True, False, False]
+
+
+def test_a_worker_of_vllm_counts_on_a_cpu():
+    run = replace(run_facts(given()), host=True)
+    with_worker, alone = phases(run, 24.0), phases(replace(run, vllm=False), 24.0)
+    assert all(with_worker[name].total_gib > alone[name].total_gib + 1 for name in ("sync", "train", "checkpoint"))
 
 
 def test_a_cpu_is_planned_with_engine_and_saved_copy_and_without_offload():
