@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from aer_lightning.errors import ConfigError, UserError
-from aer_lightning.study.configuration import change
 from aer_lightning.study.plan import Plan, Run, read_plan
 from aer_lightning.study.runner import Launch, Processes, check_finished, finished, minutes, run_all
 
@@ -39,7 +39,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", metavar="DIR", help="where results and reports go (default: docs/study)")
     parser.add_argument("--jobs", type=int, default=cores(), metavar="N", help="processes, one core each (default: all)")
     parser.add_argument("--only", nargs="+", default=[], metavar="METHOD", help="these methods of the plan alone")
-    parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE", help="options of every run, over the plan's setting")
+    parser.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE", help="options of every run, over all that the plan says")
     parser.add_argument("--quick", action="store_true", help="a tiny version in about a minute, below runs/study-quick")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and its estimated time, and run nothing")
     options = parser.parse_args(argv)
@@ -63,7 +63,7 @@ def main(argv: list[str], launch: Launch | None = None) -> int:
         if options.jobs < 1:
             raise ConfigError(f"--jobs: {options.jobs} processes run nothing; give at least 1")
         plan = read_plan(options.plan, quick=options.quick, only=options.only)
-        plan = replace(plan, setting=change(plan.setting, changes(options.set)))
+        plan = replace(plan, options=changes(options.set))
         if options.dry_run:
             print("\n".join(describe(plan, Path(options.runs), options.jobs)))
             return 0
@@ -109,15 +109,20 @@ def run(plan: Plan, options: argparse.Namespace, launch: Launch) -> int:
     runs = [r for r in plan.final_runs(chosen) if r.method in ready]
     check_finished(runs, root)
     failures += run_all(runs, root, options.jobs, launch, plan.seconds)
-    missing = write_results(plan, root, Path(options.out), _command(options.plan))
+    missing = write_results(plan, root, Path(options.out), _command(options))
     print(f"results: {options.out}" + (f"; not finished: {', '.join(missing)}" if missing else ""))
     if failures:
         raise ConfigError(f"{len(failures)} runs failed, and go on where they stopped when the study is run again: {'; '.join(failures)}")
     return 0
 
 
-def _command(plan: str) -> str:
-    return "python -m aer_lightning study" + (f" --plan {plan}" if plan != PLAN else "")
+def _command(options: argparse.Namespace) -> str:
+    """The command that gives these results again; where they lie, and how many processes make them, is no part of it."""
+    words = ["--plan", options.plan] if options.plan != PLAN else []
+    words += ["--quick"] if options.quick else []
+    for name in ("only", "set"):
+        words += [f"--{name}", *getattr(options, name)] if getattr(options, name) else []
+    return shlex.join(["python", "-m", "aer_lightning", "study", *words])
 
 
 def _undecided(plan: Plan, chosen: Mapping[str, Any]) -> set[str]:

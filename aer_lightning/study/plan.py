@@ -83,6 +83,7 @@ class Plan:
     reports: Mapping[str, Sequence[str]]
     claims: Claims
     cost: Mapping[str, float]
+    options: Mapping[str, Any] = field(default_factory=dict)  # of every run, whatever the plan says
 
     def searched(self) -> list[Method]:
         """Methods with a search."""
@@ -134,7 +135,7 @@ class Plan:
         return Run(method.name, label, folder, config, rollouts, method.cost)
 
     def configuration(self, method: Method, chosen: Mapping[str, Mapping[str, Any]]) -> Config:
-        """A method's configuration: the base, its overlay, the setting (whose sizes so apply to all), its changes, the chosen candidate."""
+        """Of a method: base, overlay, setting (whose sizes so apply to all), changes, the chosen candidate, every run's options."""
         parent = self.methods[method.like] if method.like else None
         config = read_yaml(self.base)
         overlay = method.overlay or (parent.overlay if parent else None)
@@ -143,7 +144,8 @@ class Plan:
         config = merge(config, self.setting)
         if parent is not None:
             config = change(config, {**parent.changes, **chosen.get(parent.name, {})}, skip_missing=True)
-        return change(config, {**method.changes, **chosen.get(method.name, {})})
+        config = change(config, {**method.changes, **chosen.get(method.name, {})})
+        return change(config, self.options, skip_missing=True)
 
     def seconds(self, run: Run, per_rollout: float | None = None) -> float:
         """Estimated time of a run on one core; ``per_rollout`` takes the place of the plan's figure."""

@@ -79,9 +79,7 @@ def _verdicts_on_passes(by_name: Mapping[str, Mapping[Any, Row]], claims: Claims
         lines.append(line)
     for name, part in claims.components.items():
         if name in by_name:
-            lines.append(
-                _line(f"pass@{k} is higher with the {part.removeprefix('the ')}", paired(ours, by_name[name], k), 0.0, math.inf, sign=True)
-            )
+            lines.append(_line(f"pass@{k} is higher with the {part}", paired(ours, by_name[name], k), 0.0, math.inf, sign=True))
     return [line for line in lines if line[1].strip("+-") != "nan"]
 
 

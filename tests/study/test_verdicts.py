@@ -24,7 +24,7 @@ def row(method, seed, one, many, last=0.5, **more):
 @pytest.fixture
 def claims():
     parts = {"method": "aer", "collapse": "grpo", "baselines": ["grpo", "dapo", "skywork"], "targets": ["aer"], "robustness": {}}
-    return Claims.of(parts | {"components": {"no_anchor": "the anchor"}, "ks": [1, 16]}, "plan.yaml")
+    return Claims.of(parts | {"components": {"no_anchor": "anchor"}, "ks": [1, 16]}, "plan.yaml")
 
 
 @pytest.mark.parametrize(
