@@ -52,8 +52,8 @@ class RolloutDataModule(pl.LightningDataModule):
             steps per rollout, or where the objective or the reward needs it. ``always`` does it in any case.
         rollouts_per_epoch: an epoch is so many rollouts; validation and checkpoints come between epochs.
         temperature: of sampling, and of every probability and entropy of the policy.
-        max_prompt_tokens: longer prompts are dropped and counted; if left out 512, or what the model's positions and
-            ``tokens_per_micro_batch`` leave beside a completion where that is less.
+        max_prompt_tokens: longer prompts are dropped and counted; if left out 512, or what the model's positions and the
+            packs of training and scoring leave beside a completion where that is less.
         max_new_tokens: length limit of a completion, tokens.
         advantage: estimator, see ``aer_lightning.algorithms.advantages``.
         advantage_eps: added to the standard deviation in the advantage.
@@ -193,7 +193,9 @@ class RolloutDataModule(pl.LightningDataModule):
             self.tokenizer = load_tokenizer(str(self.model_folder), trust)
             new = self.sampling.max_new_tokens
             if self.max_prompt_tokens is None:
-                self.max_prompt_tokens = checks.room_for_prompts(load_config(self.model_folder, trust), new, self.sizes.tokens)
+                self.max_prompt_tokens = checks.room_for_prompts(
+                    load_config(self.model_folder, trust), new, min(self.sizes.tokens, self.scoring_tokens)
+                )
             checks.check_model_holds(self.model_folder, self.tokenizer, self.max_prompt_tokens, new, trust)
         if stage == "fit" and self.stream is None:
             self.stream = self._open(self.prompts, shuffle=True)

@@ -81,6 +81,7 @@ def like_lengths(lengths: tuple[int, ...]) -> list[list[int]]:
 
 
 def _band(length: int, window: int, device: torch.device) -> Tensor:
+    # Made anew for each layer: kept between calls it would hold the device's memory, or be a fake tensor of the plan's.
     distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)[None]
     return (distance >= 0) & (distance < window)
 

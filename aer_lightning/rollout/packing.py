@@ -37,15 +37,13 @@ def deal(lengths: Sequence[int], ranks: int, groups: Sequence[int] | None = None
         rank = min(range(ranks), key=lambda r: (loads[r], r))
         shares[rank].append(i)
         loads[rank] += lengths[i]
-    if groups is None:
-        return [sorted(share) for share in shares]
-    for size in _sizes([groups]):
-        units = _units(groups, size)
+    for units in [] if groups is None else (_units(groups, size) for size in _sizes([groups])):
         dealt = deal([sum(lengths[i] for i in unit) for unit in units], ranks)
         together = [sorted(i for u in share for i in units[u]) for share in dealt]
-        if max(sum(lengths[i] for i in share) for share in together) <= max(loads) * (1 + SLACK):
+        fullest = max(sum(lengths[i] for i in share) for share in together)
+        if fullest <= max(loads) * (1 + SLACK) and (all(together) or len(lengths) < ranks):
             return together
-    return deal(lengths, ranks)
+    return [sorted(share) for share in shares]
 
 
 def first_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:

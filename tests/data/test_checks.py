@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from transformers import Qwen3Config
 
 from aer_lightning.data.checks import LONGEST_PROMPT, room_for_prompts
 from aer_lightning.data.datamodule import RolloutDataModule
 from aer_lightning.data.engines import TransformersEngine
+from aer_lightning.data.prompts import CountdownPrompts
 from aer_lightning.errors import ConfigError
 
 
@@ -17,6 +20,14 @@ from aer_lightning.errors import ConfigError
 )
 def test_prompts_have_what_is_left(positions, max_new, tokens, room):
     assert room_for_prompts(Qwen3Config(max_position_embeddings=positions), max_new, tokens) == room
+
+
+def test_packs_of_scoring_have_to_hold_the_prompts_too(random_model):
+    data = RolloutDataModule(engine=TransformersEngine(), max_new_tokens=20, tokens_per_micro_batch=8192, scoring_tokens_per_micro_batch=50)
+    data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(model_folder=lambda: random_model), world_size=1)
+    data.evaluation = [CountdownPrompts(split="validation", size=3)]
+    data.setup("validate")
+    assert data.max_prompt_tokens == 30
 
 
 def test_packs_have_to_hold_a_completion_in_any_case():

@@ -89,6 +89,7 @@ def test_groups_that_stay_on_a_rank_cost_little_balance(sequences, ranks):
     assert sorted(i for share in together for i in share) == list(range(len(lengths)))
     fullest = [max((sum(lengths[i] for i in share) for share in of), default=0) for of in (alone, together)]
     assert fullest[1] <= fullest[0] * 1.02
+    assert all(together) or len(lengths) < ranks, "no rank is left out"
 
 
 def test_whole_groups_stay_on_a_rank_where_they_balance():
