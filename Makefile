@@ -27,7 +27,7 @@ test: lint
 test-fast: venv
 	$(BIN)/python -m pytest -m "not vllm and not slow" $(ARGS)
 
-# 200 trials, about 10 minutes; goes on where it was stopped. ARGS="--seed 2", "--minutes 5", "--only 17", ...; tests/benchmarks/test_chaos.py has one of each kind.
+# 200 trials, 20 to 90 minutes on two cores as they are free or not; goes on where it was stopped. ARGS="--seed 2", "--minutes 5", "--only 17", ...; tests/benchmarks/test_chaos.py has one of each kind.
 chaos: venv
 	$(BIN)/python benchmarks/chaos.py $(ARGS)
 

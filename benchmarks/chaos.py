@@ -194,6 +194,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--folder", type=Path, default=None, help="of finished trials and of those that failed; build/chaos by default")
     parser.add_argument("--machine", default=None, help="name of this machine: writes the result and docs/trust.md")
     options = parser.parse_args(argv)
+    if options.machine and (options.only or options.each):
+        parser.error("--machine writes the result of whole seeds; leave it out with --only and --each")
     os.chdir(ROOT)
     begun = time.monotonic()
     folder = (options.folder or ROOT / "build" / "chaos").absolute()

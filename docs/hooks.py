@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import posixpath
 import re
 from typing import Any
 
@@ -23,10 +24,16 @@ OPTIONS = {
 }
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """``[text](../file)`` to ``text (`file`)``, files outside of docs being no pages; a block loses its mark for "needs a GPU"."""
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """``[text](../file)`` to ``text (`file`)`` where the file is no page but outside of docs; a block loses its mark for "needs a GPU"."""
+    folder = posixpath.dirname(page.file.src_uri)
+
+    def named(link: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(folder, link[2]))
+        return f"{link[1]} (`{target.removeprefix('../')}`)" if target.startswith("../") else link[0]
+
     markdown = re.sub(r"^```bash gpu$", "```bash", markdown, flags=re.MULTILINE)
-    return re.sub(r"\[([^\]]+)\]\((?:\.\./)+((?!methods|control|nodes|precision|evaluation|diagnosis)[\w./-]+)\)", r"\1 (`\2`)", markdown)
+    return re.sub(r"\[([^\]]+)\]\((\.\./[\w./-]+)\)", named, markdown)
 
 
 def on_files(files: Any, config: Any) -> Any:
