@@ -14,7 +14,7 @@ PROGRAM = """
 import sys, time
 from datetime import timedelta
 import torch.distributed as dist
-from aer_lightning.callbacks.rank_watch import Watch
+from aer_lightning.callbacks.rank_watch import RankWatch, Watch
 rank, port = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=3, timeout=timedelta(seconds=120))
 watch = Watch(float(sys.argv[3]))
@@ -24,7 +24,15 @@ print("ready", flush=True)
 if sys.argv[4] == "end" and rank == 2:
     watch.end()
     sys.exit(0)
-time.sleep(1000 if sys.argv[4] == "wait" else 8)
+if sys.argv[4] == "collective" and rank != 2:
+    callback = RankWatch()
+    callback._watch = watch
+    try:
+        dist.barrier()
+    except RuntimeError as error:
+        callback.on_exception(None, None, error)
+    sys.exit(3)
+time.sleep(1000 if sys.argv[4] != "end" else 8)
 watch.end()
 """
 
@@ -60,6 +68,15 @@ def test_a_rank_that_is_silent_ends_the_others_with_its_name(ranks, missing, sen
             assert process.wait(timeout=60) == 1
             assert f"error: rank {missing} of 3 has given no sign of life for 4 s" in process.stderr.read()
     assert time.monotonic() - begun < 60
+
+
+def test_a_collective_that_a_killed_rank_broke_ends_with_that_ranks_name(ranks):
+    """Its error comes at once and names nobody, long before the rank is missed."""
+    processes = ranks(4.0, "collective")
+    processes[2].kill()
+    for process in processes[:2]:
+        assert process.wait(timeout=60) == 1
+        assert "error: rank 2 of 3 has given no sign of life for 4 s" in process.stderr.read()
 
 
 def test_a_rank_that_ends_by_itself_is_not_missed(ranks):

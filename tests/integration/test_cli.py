@@ -98,6 +98,15 @@ def test_an_override_reaches_every_place_that_refers_to_it(cli, tmp_path, random
     assert command_line.model.pretrained == command_line.model.reference == str(random_llama)
 
 
+def test_the_rank_timeout_reaches_the_watch(cli, tmp_path, random_model):
+    from aer_lightning.callbacks.rank_watch import RankWatch
+    from aer_lightning.cli import build
+
+    options = [f"--model.init_args.pretrained={random_model}", f"--run_dir={tmp_path / 'r'}", "--rank_timeout=7"]
+    callbacks = build(["fit", "-c", "configs/aer.yaml", *options], run=False).trainer.callbacks
+    assert [callback.timeout for callback in callbacks if isinstance(callback, RankWatch)] == [7.0]
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=str)
 def test_every_config_is_read_and_built(cli, overlay, tmp_path):
     from aer_lightning.cli import build
