@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from aer_lightning.callbacks.checkpoint import RolloutCheckpoint
+from aer_lightning.callbacks.rank_watch import end_started_ranks
 from aer_lightning.callbacks.run_files import run_folder
 from aer_lightning.distributed import max_over_ranks
 from aer_lightning.errors import ConfigError
@@ -114,7 +115,7 @@ class GracefulStop(Checkpoint):
         if isinstance(exception, Stopped):
             if not self._agreed:  # during set-up, where the other ranks cannot be asked
                 exception.args = self.stopped(trainer, self.checkpoint.newest if self.checkpoint is not None else None).args
-                _end_ranks(trainer)
+                end_started_ranks(trainer)
             _close(trainer)
         REQUEST.uninstall()
 
@@ -237,15 +238,9 @@ def _close(trainer: pl.Trainer) -> None:
         data.teardown("fit")
 
 
-def _end_ranks(trainer: pl.Trainer) -> None:
-    if isinstance(launcher := trainer.strategy.launcher, _SubprocessScriptLauncher):
-        for process in launcher.procs:
-            process.kill()
-
-
 def _end_processes(trainer: pl.Trainer) -> None:
     """Best effort of a second signal: the ranks that this one started, then engine and workers, two seconds for all."""
-    _end_ranks(trainer)
+    end_started_ranks(trainer)
     closing = threading.Thread(target=_close, args=(trainer,), daemon=True)
     closing.start()
     closing.join(2.0)

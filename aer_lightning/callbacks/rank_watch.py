@@ -57,7 +57,7 @@ class RankWatch(pl.Callback):
         """Begin, where there are other ranks."""
         self._begun.set()
         if trainer.world_size > 1 and dist.is_initialized() and self._watch is None:
-            self._watch = Watch(self.timeout, lambda: _end_started_ranks(trainer))
+            self._watch = Watch(self.timeout, lambda: end_started_ranks(trainer))
             self._watch.start()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -92,7 +92,7 @@ class Watch:
         self.store = shared.clone()
         self.store.set_timeout(timedelta(seconds=timeout))
         self._over = threading.Event()
-        self._counts: dict[int, bytes] = {}
+        self._counts = dict.fromkeys(range(self.world), b"")  # of fixed size: one thread writes while another goes through it
         self._seen = dict.fromkeys(range(self.world), time.monotonic())
         self._threads = [threading.Thread(target=f, daemon=True, name="rank-watch") for f in (self._talk, self._look)]
 
@@ -121,7 +121,7 @@ class Watch:
                 for other in range(self.world):
                     if other != self.rank and self.store.check([f"{KEY}/{other}"]):
                         count = self.store.get(f"{KEY}/{other}")
-                        if count != self._counts.get(other) or count == DONE.encode():
+                        if count != self._counts[other] or count == DONE.encode():
                             self._counts[other], self._seen[other] = count, time.monotonic()
                 self._seen[self.rank] = time.monotonic()
                 self._over.wait(self.period)
@@ -140,14 +140,15 @@ class Watch:
             if not silent:
                 continue
             # Where the store does not answer, nobody has been heard of: its rank, zero, is the one that is missing.
-            missing = 0 if self.rank in silent else next(rank for rank in silent if rank != self.rank)
+            missing = 0 if self.rank in silent else silent[0]
             line = f"error: rank {missing} of {self.world} has given no sign of life for {self.timeout:g} s; rank {self.rank} ends"
             print(f"{line}, go on with --resume auto", file=sys.stderr, flush=True)
             self.last()
             os._exit(1)
 
 
-def _end_started_ranks(trainer: pl.Trainer) -> None:
+def end_started_ranks(trainer: pl.Trainer) -> None:
+    """Kill the ranks that Lightning started from this process; those of torchrun or srun are their launcher's."""
     if isinstance(launcher := trainer.strategy.launcher, _SubprocessScriptLauncher):
         for process in launcher.procs:
             process.kill()

@@ -27,6 +27,7 @@ if sys.argv[4] == "end" and rank == 2:
 if sys.argv[4] == "collective" and rank != 2:
     callback = RankWatch()
     callback._watch = watch
+    assert sorted(watch._counts) == [0, 1, 2], "of fixed size, as another thread goes through it"
     try:
         dist.barrier()
     except RuntimeError as error:
