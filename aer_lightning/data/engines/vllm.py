@@ -267,23 +267,19 @@ class VLLMEngine(Engine):
                 "top_k": sampling.top_k,
             },
         }
-        for ended in self._stream("generate", payload, self.step_timeout + sampling.max_new_tokens):
-            for index, ids, logprobs, reason in ended:
-                if reason not in ("stop", "length"):
-                    raise RuntimeError(f"vLLM ended a completion for an unknown reason: {reason}")
-                yield index, Completion(ids, logprobs, reason)
+        try:
+            for ended in self._worker.stream("generate", payload, self.step_timeout + sampling.max_new_tokens):
+                for index, ids, logprobs, reason in ended:
+                    if reason not in ("stop", "length"):
+                        raise RuntimeError(f"vLLM ended a completion for an unknown reason: {reason}")
+                    yield index, Completion(ids, logprobs, reason)
+        except WorkerGone as error:
+            raise self._gone(error) from None
 
     def _call(self, command: str, payload: Any = None) -> Any:
         assert self._worker is not None
         try:
             return self._worker.call(command, payload, self.step_timeout)
-        except WorkerGone as error:
-            raise self._gone(error) from None
-
-    def _stream(self, command: str, payload: Any, seconds: float) -> Iterator[Any]:
-        assert self._worker is not None
-        try:
-            yield from self._worker.stream(command, payload, seconds)
         except WorkerGone as error:
             raise self._gone(error) from None
 

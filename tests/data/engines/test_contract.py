@@ -163,10 +163,13 @@ class FakeProcess:
 
     def __init__(self, said: list[str], stored: list[torch.Tensor]) -> None:
         self.said, self.stored, self.held = said, stored, {}
+        self.waits: dict[str, float] = {}  # seconds that each command may take
 
-    def wait(self, seconds) -> None: ...
+    def wait(self, seconds) -> None:
+        self.waits["start"] = seconds
 
     def call(self, command, payload=None, seconds=None):
+        self.waits[command] = seconds
         if command == "load":
             flags = ("first " if payload["first"] else "") + ("last" if payload["last"] else "")
             self.said.append(f"load {len(payload['weights'])} {flags}".strip())
@@ -179,6 +182,7 @@ class FakeProcess:
         return None
 
     def stream(self, command, payload, seconds):
+        self.waits[command] = seconds
         self.said.append(command)
         yield [(1, [5, 1], [-1.0, -2.0], "stop")]
         yield [(0, [6], [-1.0], "length")]
@@ -239,6 +243,17 @@ def test_a_rollout_and_an_evaluation_in_the_order_of_memory(on_gpu, said):
     engine.sleep()
     sync = ["load 25 first last", "ipc_collect"]
     assert said == [*sync, "generate", "sleep", *sync, "wake", "generate", "generate", "sleep"]
+
+
+def test_the_timeouts_reach_the_waits_for_the_worker(on_gpu):
+    engine, process, model = on_gpu()
+    engine.start_timeout, engine.step_timeout = 11.0, 5.0
+    engine.sync_weights(model.state_dict().items(), version=0)
+    engine.generate(make_requests(2, 1), SAMPLING)
+    engine.checksums(["model.norm.weight"])
+    engine.sleep()
+    each = dict.fromkeys(["load", "checksums", "sleep"], 5.0)
+    assert process.waits == each | {"start": 11.0, "generate": 5.0 + SAMPLING.max_new_tokens}
 
 
 @pytest.mark.parametrize("tied", [False, True])
