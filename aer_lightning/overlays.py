@@ -42,14 +42,8 @@ def check_overlays(argv: Sequence[str]) -> None:
 def find_configs(argv: Sequence[str]) -> list[str]:
     """The command line with configurations of this package (``configs/aer.yaml``) found wherever it is run; a file at hand goes first."""
     found = list(argv)
-    for place, argument in enumerate(found):
-        option, equals, value = argument.partition("=")
-        if option not in ("-c", "--config"):
-            continue
-        if equals:
-            found[place] = f"{option}={_find(value)}"
-        elif place + 1 < len(found):
-            found[place + 1] = _find(found[place + 1])
+    for place, name in config_places(argv):
+        found[place] = found[place].removesuffix(name) + _find(name)
     return found
 
 
@@ -62,11 +56,21 @@ def _find(name: str) -> str:
 
 def config_files(argv: Sequence[str]) -> list[str]:
     """The files given by ``-c`` or ``--config``, in their order."""
-    found = []
+    return [name for _, name in config_places(argv)]
+
+
+def config_places(argv: Sequence[str]) -> list[tuple[int, str]]:
+    """The files given by ``-c`` or ``--config``, each with the place of the argument that ends in its name.
+
+    Example:
+        >>> config_places(["fit", "-c", "a.yaml", "--config=b.yaml"])
+        [(2, 'a.yaml'), (3, 'b.yaml')]
+    """
+    found: list[tuple[int, str]] = []
     for place, argument in enumerate(argv):
         option, equals, value = argument.partition("=")
         if option in ("-c", "--config"):
-            found += [value] if equals else list(argv[place + 1 : place + 2])
+            found += [(place, value)] if equals else [(place + 1, name) for name in argv[place + 1 : place + 2]]
     return found
 
 

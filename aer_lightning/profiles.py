@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aer_lightning.errors import ConfigError
+from aer_lightning.overlays import config_places
 
 OPTION = "--profile"
 PLAIN, AUTO = "cpu", "auto"
@@ -27,7 +28,7 @@ def lay_profile(argv: Sequence[str], present: str | None = None) -> list[str]:
         ConfigError: no configuration of the command has this profile; names those that there are.
     """
     chosen, kept = _take(argv)
-    configs = [(place, Path(name)) for place, name in _configs(kept)]
+    configs = [(place, Path(name)) for place, name in config_places(kept)]
     if chosen == AUTO:
         kinds = {kind for _, path in configs for kind in profiles_of(path)}
         chosen = (present or _present(kept)) if kinds - {PLAIN} else PLAIN
@@ -38,7 +39,7 @@ def lay_profile(argv: Sequence[str], present: str | None = None) -> list[str]:
         raise ConfigError(f"profile: {names} has no profile {chosen!r}; use one of {', '.join([AUTO, *known])}")
     for place, path in reversed(configs):
         if chosen in profiles_of(path)[1:]:
-            kept[place:place] = ["-c", str(_file(path, chosen))]
+            kept[place + 1 : place + 1] = ["-c", str(_file(path, chosen))]
     return kept
 
 
@@ -63,16 +64,6 @@ def _take(argv: Sequence[str]) -> tuple[str, list[str]]:
         if not chosen or chosen.startswith("-"):
             raise ConfigError(f"profile: {OPTION} wants a name: {AUTO}, {PLAIN} or gpu")
     return chosen, kept
-
-
-def _configs(argv: Sequence[str]) -> list[tuple[int, str]]:
-    """Each configuration file, with the place after it."""
-    found = []
-    for place, argument in enumerate(argv):
-        option, equals, value = argument.partition("=")
-        if option in ("-c", "--config"):
-            found += [(place + 1, value)] if equals else [(place + 2, name) for name in argv[place + 1 : place + 2]]
-    return found
 
 
 def _present(argv: Sequence[str]) -> str:

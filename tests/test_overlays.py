@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aer_lightning.errors import ConfigError
-from aer_lightning.overlays import check_overlays, config_files, find_configs
+from aer_lightning.overlays import check_overlays, config_files, config_places, find_configs
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -73,7 +73,9 @@ def test_what_adds_up_is_not_refused(tmp_path):
 
 
 def test_files_are_found_in_every_spelling():
-    assert config_files(["fit", "-c", "a", "--config", "b", "--config=c", "-c=d", "--name", "e"]) == ["a", "b", "c", "d"]
+    argv = ["fit", "-c", "a", "--config", "b", "--config=c", "-c=d", "--name", "e", "-c"]
+    assert config_files(argv) == ["a", "b", "c", "d"]
+    assert [argv[place] for place, _ in config_places(argv)] == ["a", "b", "--config=c", "-c=d"]
 
 
 def test_what_is_no_mapping_is_named_and_what_is_missing_left_to_the_parser(tmp_path):
