@@ -44,14 +44,14 @@ def check_name(name: str) -> None:
         raise ConfigError(f"name: {name!r} cannot name a folder in runs/; use letters, digits, - and _")
 
 
-def check_seed(seed: Any, option: str = "seed_everything") -> None:
+def check_seed(seed: Any) -> None:
     """Refuse a seed that the generators do not take.
 
     Raises:
         ConfigError: it is out of range.
     """
     if isinstance(seed, int) and not isinstance(seed, bool) and not 0 <= seed <= LARGEST_SEED:
-        raise ConfigError(f"{option}: {seed} is not in 0..{LARGEST_SEED}")
+        raise ConfigError(f"seed_everything: {seed} is not in 0..{LARGEST_SEED}")
 
 
 def check_writable(folder: Path, option: str = "run_dir") -> None:

@@ -13,6 +13,7 @@ from aer_lightning.errors import ConfigError, DataError
 
 WORKERS_PER_CORE = 16
 LARGEST_SEED = 2**63 - 1
+LONGEST_PROMPT = 512  # tokens, where nobody says
 
 
 def check_counts(**counts: int) -> None:
@@ -97,8 +98,8 @@ def check_sampling(temperature: float, eval_temperature: float | None, eval_top_
         )
 
 
-def check_verifier(workers: int, timeout: float, seed: int | None) -> None:
-    """Refuse a number of worker processes that this machine cannot start, a time limit of nothing, and an impossible seed.
+def check_verifier(workers: int, timeout: float) -> None:
+    """Refuse a number of worker processes that this machine cannot start, and a time limit of nothing.
 
     Raises:
         ConfigError: names the option.
@@ -108,6 +109,14 @@ def check_verifier(workers: int, timeout: float, seed: int | None) -> None:
         raise ConfigError(f"data.init_args.verifier_workers: {workers} processes on {os.cpu_count()} cores; give 1 to {most}")
     if not 0 < timeout < math.inf:
         raise ConfigError(f"data.init_args.verifier_timeout: {timeout} is not a positive number of seconds")
+
+
+def check_seed(seed: int | None) -> None:
+    """Refuse a seed that no prompt's seed can be made of; None leaves it to the run's.
+
+    Raises:
+        ConfigError: names the option.
+    """
     if seed is not None and not 0 <= seed <= LARGEST_SEED:
         raise ConfigError(f"data.init_args.seed: {seed} is not in 0..{LARGEST_SEED}")
 
@@ -141,9 +150,6 @@ def check_trainer(trainer: Any, steps: int, steps_per_epoch: int) -> None:
                 f"trainer.{name}: {value} is {batches} optimizer steps, which is not a whole number of rollouts of {steps} "
                 f"(data.init_args.optimizer_steps_per_rollout); give a multiple of {steps}"
             )
-
-
-LONGEST_PROMPT = 512  # tokens, where nobody says
 
 
 def room_for_prompts(config: Any, max_new_tokens: int, tokens: int) -> int:

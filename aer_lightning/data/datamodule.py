@@ -136,7 +136,8 @@ class RolloutDataModule(pl.LightningDataModule):
         if scoring_pass not in ("auto", "always"):
             raise ConfigError(f"data.init_args.scoring_pass: must be auto or always, got {scoring_pass!r}")
         checks.check_sampling(temperature, eval_temperature, eval_top_p, eval_samples)
-        checks.check_verifier(verifier_workers, verifier_timeout, seed)
+        checks.check_verifier(verifier_workers, verifier_timeout)
+        checks.check_seed(seed)
         if not 0 <= advantage_eps < math.inf:
             raise ConfigError(f"data.init_args.advantage_eps: {advantage_eps} is negative or infinite; 1e-6 is usual")
         if max_mismatch is not None and not max_mismatch > 0:

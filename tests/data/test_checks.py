@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import Qwen3Config
 
-from aer_lightning.data.checks import LONGEST_PROMPT, room_for_prompts
+from aer_lightning.data.checks import LONGEST_PROMPT, check_seed, room_for_prompts
 from aer_lightning.data.datamodule import RolloutDataModule
 from aer_lightning.data.engines import TransformersEngine
 from aer_lightning.data.prompts import CountdownPrompts
@@ -34,3 +34,14 @@ def test_packs_have_to_hold_a_completion_in_any_case():
     with pytest.raises(ConfigError, match=r"tokens_per_micro_batch: 32 tokens .* max_prompt_tokens 1 \+ max_new_tokens 32 = 33"):
         RolloutDataModule(engine=TransformersEngine(), max_new_tokens=32, tokens_per_micro_batch=32)
     RolloutDataModule(engine=TransformersEngine(), max_new_tokens=32, tokens_per_micro_batch=64)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_the_generators_do_not_take(seed):
+    with pytest.raises(ConfigError, match=f"data.init_args.seed: {seed} is not in"):
+        check_seed(seed)
+
+
+def test_a_seed_at_the_bounds_or_left_out():
+    for seed in (None, 0, 2**63 - 1):
+        check_seed(seed)
